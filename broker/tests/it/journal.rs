@@ -1,0 +1,7 @@
+//! The journal on real files: commits, crashes, damage, and the audit beside it.
+
+mod audit;
+mod commit;
+mod damage;
+mod model;
+mod recover;
