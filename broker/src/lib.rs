@@ -1,4 +1,20 @@
-//! The broker, as a library: so far its journal, and reading one for audit.
+//! The broker: journal, rules, engine, sessions and HTTP, as a library.
+//!
+//! Floors, arrows down only: [`rules`] (pure) and [`journal`]; [`engine`] on both; [`session`] and [`http`] on the engine.
 
 pub mod audit;
+pub mod blobs;
+mod broker;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod http;
 pub mod journal;
+pub mod logs;
+mod open_files;
+pub mod refusal;
+pub mod rules;
+pub mod session;
+pub mod submission;
+
+pub use self::broker::{Broker, BrokerError, BrokerHandle};

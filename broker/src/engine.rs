@@ -1,0 +1,505 @@
+//! The engine: one task per live queue, and handles to ask it things.
+//!
+//! A queue's task is the only one that touches its state. It decides against everything decided so far, hands batches to the
+//! journal, and lets nothing out (answers, records, grants, reads) before what it rests on is on disk.
+
+mod ask;
+pub mod outbox;
+mod queue;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::id::{Digest, Head, JobId, Namespace, QueueKey, QueueName, UnixMillis};
+use protocol::native::WorkerView;
+use protocol::queue::Job;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use self::stats::Stats;
+pub use crate::rules::command::{CancelBefore, CancelScope, SessionId};
+pub use crate::submission::SubmitJob;
+
+pub(crate) use self::ask::{Ask, Attach, Done, ReplyTo};
+use self::stats::Counters;
+use crate::clock;
+use crate::journal::{Archived, Journal, JournalError};
+use crate::logs::LogStore;
+use crate::refusal::{Refusal, RefusalKind};
+use crate::rules::command::{Answer, Command, Submit};
+use crate::rules::core::Core;
+use crate::rules::limits::Limits;
+use crate::submission;
+
+/// How many asks may wait for one queue; more wait in their sockets.
+const MAILBOX_MAX: usize = 4096;
+
+/// Bodies up to this many bytes travel in the batch that names them; larger ones are files, written before it.
+pub const INLINE_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// How often old logs are looked for: they are kept for days, an hour more does no harm.
+const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// How often the engine looks for queues that time alone must change, in milliseconds.
+const DUE_EVERY: Duration = Duration::from_secs(1);
+
+/// How much later a live queue is looked at again, in milliseconds.
+const LIVE_DUE_MS: u64 = 60_000;
+
+/// How many queues are woken at once: a start after a long pause must not load everything at the same time.
+const DUE_MAX: usize = 256;
+
+/// What the engine is started with.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The numbers that the rules go by.
+    pub limits: Limits,
+    /// How long logs are kept after a job's last line, in milliseconds. Default: a week.
+    pub logs_kept_ms: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { limits: Limits::default(), logs_kept_ms: 7 * 24 * 60 * 60 * 1000 }
+    }
+}
+
+/// All queues. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    journal: Journal,
+    logs: LogStore,
+    config: EngineConfig,
+    live: Mutex<HashMap<QueueKey, mpsc::Sender<Ask>>>,
+    sessions: AtomicU64,
+    counters: Counters,
+    /// Cancelled to stop all tasks.
+    stop: CancellationToken,
+    /// Cancelled by the first failure to write: the broker must then stop and start clean.
+    failed: CancellationToken,
+}
+
+/// A job, in the queue or as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRecord {
+    /// The job. What is kept of one that left has no namespaces.
+    pub job: Job,
+    /// Whether it is in the queue's state; if not, it left some time ago.
+    pub live: bool,
+}
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Jobs that wait.
+    pub waiting: u64,
+    /// Jobs that run.
+    pub running: u64,
+    /// How long the oldest waiting job has waited, in milliseconds.
+    pub oldest_waiting_ms: Option<u64>,
+}
+
+/// Who is connected.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PresenceView {
+    /// Workers, silent ones within their lease included.
+    pub workers: Vec<WorkerView>,
+    /// Sockets that watch and are no worker's.
+    pub clients: u32,
+}
+
+/// What a cancel found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelled {
+    /// The chain afterwards.
+    pub head: Head,
+    /// What was found.
+    pub before: CancelBefore,
+}
+
+impl Engine {
+    /// Starts the engine on an open journal.
+    #[must_use]
+    pub fn start(journal: Journal, logs: LogStore, config: EngineConfig) -> Self {
+        let engine = Self(Arc::new(Inner {
+            journal,
+            logs,
+            config,
+            live: Mutex::default(),
+            sessions: AtomicU64::new(1),
+            counters: Counters::default(),
+            stop: CancellationToken::new(),
+            failed: CancellationToken::new(),
+        }));
+        tokio::spawn(engine.clone().wake_due_queues());
+        tokio::spawn(engine.clone().watch_for_failure());
+        tokio::spawn(engine.clone().sweep_logs());
+        engine
+    }
+
+    /// The queue of that name; nothing is read or made before something is asked of it.
+    #[must_use]
+    pub fn queue(&self, name: &QueueName) -> QueueHandle {
+        self.queue_by_key(QueueKey::of(name))
+    }
+
+    /// The queue of that key.
+    #[must_use]
+    pub fn queue_by_key(&self, key: QueueKey) -> QueueHandle {
+        QueueHandle { engine: self.clone(), key }
+    }
+
+    /// The queues that hold or keep a job of that id.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the journal cannot be read.
+    pub async fn unscoped(&self, job: JobId) -> Result<Vec<QueueKey>, Refusal> {
+        let journal = self.0.journal.clone();
+        blocking(move || journal.retained(job)).await
+    }
+
+    /// What an operator watches.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let live = self.live().len();
+        self.0.counters.stats(live, self.0.journal.stats())
+    }
+
+    /// The logs.
+    #[must_use]
+    pub fn logs(&self) -> &LogStore {
+        &self.0.logs
+    }
+
+    /// Resolves when a write has failed: nothing is acknowledged any more, and the process must start again.
+    pub async fn failed(&self) {
+        self.0.failed.cancelled().await;
+    }
+
+    /// Stops all queues after what they have begun is on disk, and closes the journal.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        while !self.live().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let journal = self.0.journal.clone();
+        let _ = tokio::task::spawn_blocking(move || journal.close()).await;
+    }
+
+    pub(crate) fn new_session(&self) -> SessionId {
+        SessionId(self.0.sessions.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    fn live(&self) -> std::sync::MutexGuard<'_, HashMap<QueueKey, mpsc::Sender<Ask>>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mailbox of a queue's task, which is started when it is not running.
+    fn mailbox(&self, key: QueueKey) -> Result<mpsc::Sender<Ask>, Refusal> {
+        if self.0.stop.is_cancelled() || self.0.failed.is_cancelled() {
+            return Err(Refusal::stopping());
+        }
+        let mut live = self.live();
+        if let Some(mailbox) = live.get(&key).filter(|mailbox| !mailbox.is_closed()) {
+            return Ok(mailbox.clone());
+        }
+        let (mailbox, asks) = mpsc::channel(MAILBOX_MAX);
+        live.insert(key, mailbox.clone());
+        tokio::spawn(queue::run(self.clone(), key, asks));
+        Ok(mailbox)
+    }
+
+    /// Takes a queue's task off the list, unless someone is about to ask it something.
+    fn put_away(&self, key: QueueKey, asks: &mpsc::Receiver<Ask>) -> bool {
+        let mut live = self.live();
+        let idle = asks.is_empty() && asks.sender_strong_count() <= 1;
+        if idle {
+            live.remove(&key);
+        }
+        idle
+    }
+
+    /// A journal that cannot write stops everything, also while nobody asks for anything.
+    async fn watch_for_failure(self) {
+        tokio::select! {
+            why = self.0.journal.failure() => {
+                tracing::error!("the journal has stopped: {why}");
+                self.0.failed.cancel();
+            }
+            () = self.0.stop.cancelled() => {}
+        }
+    }
+
+    /// Forgets what jobs printed long ago.
+    async fn sweep_logs(self) {
+        let mut ticks = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            tokio::select! {
+                () = self.0.stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let older_than = UnixMillis(clock::now().0.saturating_sub(self.0.config.logs_kept_ms));
+            match self.0.logs.sweep(older_than).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!("forgot the logs of {count} jobs"),
+                Err(failure) => tracing::warn!(error = %failure, "cannot sweep logs: {failure}"),
+            }
+        }
+    }
+
+    async fn wake_due_queues(self) {
+        let mut ticks = tokio::time::interval(DUE_EVERY);
+        loop {
+            tokio::select! {
+                () = self.0.stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let journal = self.0.journal.clone();
+            let due = tokio::task::spawn_blocking(move || journal.due_queues(clock::now(), DUE_MAX)).await;
+            for (key, _) in due.unwrap_or_default() {
+                if self.live().contains_key(&key) {
+                    // It keeps its own time; what is noted for a restart must not stand before those that are put away.
+                    let _ = self.0.journal.set_due(key, Some(clock::now().plus(LIVE_DUE_MS)));
+                } else if let Ok(mailbox) = self.mailbox(key) {
+                    let _ = mailbox.send(Ask::Wake).await;
+                }
+            }
+        }
+    }
+}
+
+/// Runs a journal call that may touch the disk.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result.map_err(|error| refuse(&error)),
+        Err(_) => Err(Refusal::stopping()),
+    }
+}
+
+/// What a caller is told about a journal that cannot be used.
+fn refuse(error: &JournalError) -> Refusal {
+    if matches!(error, JournalError::Quarantined { .. }) {
+        let text = "this queue's journal is damaged; its data is left as it is, other queues go on; ask the operator for `audit salvage`";
+        Refusal::new(RefusalKind::Unavailable, "quarantined", text)
+    } else if matches!(error, JournalError::Busy) {
+        Refusal::new(
+            RefusalKind::Busy,
+            "disk_busy",
+            "more waits to be written than the disk takes; try again in a moment",
+        )
+    } else if matches!(error, JournalError::Io { .. }) {
+        // Not a part of the journal itself, which would have stopped: a large body's own file.
+        tracing::error!(%error, "the disk refused: {error}");
+        let text = "the broker's disk cannot take or give this now; nothing was stored; try again in a while";
+        Refusal::new(RefusalKind::Unavailable, "disk_failed", text)
+    } else {
+        Refusal::stopping()
+    }
+}
+
+/// One queue. Cheap to clone; every answer rests on what is on disk.
+#[derive(Clone)]
+pub struct QueueHandle {
+    engine: Engine,
+    key: QueueKey,
+}
+
+impl QueueHandle {
+    /// The queue's key.
+    #[must_use]
+    pub const fn key(&self) -> QueueKey {
+        self.key
+    }
+
+    /// Puts a job into the queue. Submitting twice is the same as once.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the definition or the namespace is refused, or a limit is reached.
+    pub async fn submit(&self, submit: SubmitJob) -> Result<Done, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.begin_submit(submit, ReplyTo::Caller(reply)).await?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// As [`QueueHandle::submit`], but returns when the queue has it; the answer goes where `reply` says.
+    pub(crate) async fn begin_submit(&self, submit: SubmitJob, reply: ReplyTo) -> Result<(), Refusal> {
+        let checked = submission::check(submit.id, &submit.definition)?;
+        let text = self.store_body(checked.body, checked.text).await?;
+        self.engine.0.journal.room().await;
+        let command = Command::Submit(Box::new(Submit {
+            job: checked.job,
+            body: checked.body,
+            text,
+            namespace: submit.namespace.unwrap_or_default(),
+            needs: checked.needs,
+            priority: submit.priority,
+            debug: submit.debug,
+            via: submit.via,
+            archived: None,
+        }));
+        self.command(command, reply).await
+    }
+
+    /// Stores a body that is too large for a batch; gives back one that is not.
+    pub(crate) async fn store_body(&self, digest: Digest, text: Arc<[u8]>) -> Result<Option<Arc<[u8]>>, Refusal> {
+        if text.len() <= INLINE_BODY_BYTES_MAX {
+            return Ok(Some(text));
+        }
+        let (journal, key) = (self.engine.0.journal.clone(), self.key);
+        blocking(move || journal.store_large_body(key, digest, &text)).await?;
+        Ok(None)
+    }
+
+    /// Withdraws a wish for a job.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the queue cannot be used.
+    pub async fn cancel(&self, job: JobId, scope: CancelScope, message: Option<String>) -> Result<Cancelled, Refusal> {
+        let done = self.ask(Command::Cancel { job, scope, message }).await?;
+        let before = match done.answer {
+            Answer::Cancelled(before) => before,
+            Answer::Done | Answer::Connected { .. } => CancelBefore::Unknown,
+        };
+        Ok(Cancelled { head: done.head, before })
+    }
+
+    /// Withdraws a wish for a job and forgets its result.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the queue cannot be used.
+    pub async fn delete(&self, job: JobId, scope: CancelScope) -> Result<Done, Refusal> {
+        self.ask(Command::Delete { job, scope, archived: None }).await
+    }
+
+    /// All jobs in the queue, ended ones that have not left included.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the queue cannot be used.
+    pub async fn jobs(&self) -> Result<Vec<(JobId, Job)>, Refusal> {
+        self.read(|core| core.state().jobs().iter().map(|(id, job)| (*id, job.clone())).collect()).await
+    }
+
+    /// One job, in the queue or as it is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the queue cannot be used.
+    pub async fn job(&self, id: JobId) -> Result<Option<JobRecord>, Refusal> {
+        if let Some(job) = self.read(move |core| core.state().job(id).cloned()).await? {
+            return Ok(Some(JobRecord { job, live: true }));
+        }
+        Ok(self.archived(id).await?.map(|kept| JobRecord { job: kept.into_job(), live: false }))
+    }
+
+    async fn archived(&self, id: JobId) -> Result<Option<Archived>, Refusal> {
+        let (journal, key) = (self.engine.0.journal.clone(), self.key);
+        blocking(move || journal.archived(key, id)).await
+    }
+
+    /// How much there is to do.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the queue cannot be used.
+    pub async fn counts(&self) -> Result<Counts, Refusal> {
+        let now = clock::now();
+        self.read(move |core| {
+            let state = core.state();
+            Counts {
+                waiting: state.waiting_count() as u64,
+                running: state.running_count() as u64,
+                oldest_waiting_ms: state.waiting().map(|(_, job)| now.since(job.queued_at_ms)).max(),
+            }
+        })
+        .await
+    }
+
+    /// Who is connected.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the queue cannot be used.
+    pub async fn presence(&self) -> Result<PresenceView, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Ask::Presence(reply)).await?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// A definition's or result's bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the journal cannot be read.
+    pub async fn body(&self, digest: Digest) -> Result<Option<Bytes>, Refusal> {
+        let (journal, key) = (self.engine.0.journal.clone(), self.key);
+        blocking(move || journal.body(key, digest)).await.map(|body| body.map(Bytes::from))
+    }
+
+    /// The chain's position and hash.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the queue cannot be used.
+    pub async fn head(&self) -> Result<Head, Refusal> {
+        self.read(|core| core.state().head()).await
+    }
+
+    async fn ask(&self, command: Command) -> Result<Done, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.command(command, ReplyTo::Caller(reply)).await?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    pub(crate) async fn command(&self, command: Command, reply: ReplyTo) -> Result<(), Refusal> {
+        self.send(Ask::Command(Box::new(command), reply)).await
+    }
+
+    /// Reads the state; the answer comes once what was read is on disk.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Core) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let read = move |core: Result<&Core, &Refusal>| -> ask::Release {
+            let value = core.map(read).map_err(Clone::clone);
+            Box::new(move || {
+                let _ = reply.send(value);
+            })
+        };
+        self.send(Ask::Read(Box::new(read))).await?;
+        answer.await.map_err(|_| Refusal::stopping())?
+    }
+
+    pub(crate) async fn send(&self, ask: Ask) -> Result<(), Refusal> {
+        self.engine.mailbox(self.key)?.send(ask).await.map_err(|_| Refusal::stopping())
+    }
+}
+
+/// The namespace that a caller means who names none.
+#[must_use]
+pub fn scope_of(namespace: Option<Namespace>) -> CancelScope {
+    match namespace {
+        Some(namespace) if namespace.as_str() == "*" => CancelScope::All,
+        Some(namespace) => CancelScope::One(namespace),
+        None => CancelScope::One(Namespace::default()),
+    }
+}

@@ -1,0 +1,127 @@
+//! What addresses name, and bodies within their limits.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use protocol::id::{JobId, QueueName};
+
+use super::error::ApiError;
+
+/// The percent-decoded parts of a route.
+pub(super) struct Params(RawPathParams);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        params.map(Self).map_err(|_| ApiError::bad("not_utf8", "the address has escapes that are not UTF-8"))
+    }
+}
+
+impl Params {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// The queue, which the route has.
+    pub(super) fn queue(&self) -> Result<QueueName, ApiError> {
+        queue(self.get("queue").unwrap_or_default())
+    }
+
+    /// The job, which the route has.
+    pub(super) fn job(&self) -> Result<JobId, ApiError> {
+        job(self.get("job").unwrap_or_default())
+    }
+}
+
+pub(super) fn queue(text: &str) -> Result<QueueName, ApiError> {
+    text.parse().map_err(|error: protocol::id::IdError| ApiError::bad("bad_queue_name", error.to_string()))
+}
+
+pub(super) fn job(text: &str) -> Result<JobId, ApiError> {
+    text.parse().map_err(|error: protocol::id::IdError| ApiError::bad("bad_job_id", error.to_string()))
+}
+
+/// How much of a body that is too large is still read, so that its sender, who is writing, gets to see the answer.
+const DRAINED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How long that may take.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Reads a body of at most `bytes_max` bytes.
+pub(super) async fn body(
+    headers: &HeaderMap,
+    mut body: Body,
+    bytes_max: usize,
+    idle: Duration,
+) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        let message = format!("the body is larger than the limit of {bytes_max} bytes");
+        ApiError::request(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    if content_length(headers).is_some_and(|length| length > bytes_max as u64) {
+        drain(body).await;
+        return Err(too_large());
+    }
+    // Nearly every body comes in one piece, which is then not copied.
+    let mut only = Bytes::new();
+    let mut gathered = BytesMut::new();
+    while let Some(bytes) = piece(&mut body, idle).await? {
+        if only.len() + gathered.len() + bytes.len() > bytes_max {
+            drain(body).await;
+            return Err(too_large());
+        }
+        if only.is_empty() && gathered.is_empty() {
+            only = bytes;
+        } else {
+            gathered.extend_from_slice(&std::mem::take(&mut only));
+            gathered.extend_from_slice(&bytes);
+        }
+    }
+    Ok(if gathered.is_empty() { only } else { gathered.freeze() })
+}
+
+/// The next piece of a body; `None` at its end.
+pub(super) async fn piece(body: &mut Body, idle: Duration) -> Result<Option<Bytes>, ApiError> {
+    loop {
+        let frame = tokio::time::timeout(idle, body.frame()).await.map_err(|_| {
+            let message = format!("nothing of the body came for {} s", idle.as_secs());
+            ApiError::request(StatusCode::REQUEST_TIMEOUT, "body_stalled", message)
+        })?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(_)) => return Err(ApiError::bad("body_broken_off", "the body broke off")),
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data()
+                    && !bytes.is_empty()
+                {
+                    return Ok(Some(bytes));
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads on without keeping anything. A connection that is closed while its peer writes loses the answer.
+pub(super) async fn drain(mut body: Body) {
+    let drained = async {
+        let mut bytes = 0;
+        while let Ok(Some(piece)) = piece(&mut body, DRAIN_TIME).await {
+            bytes += piece.len() as u64;
+            if bytes > DRAINED_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // Whether it ended or ran out of time, the answer goes out now.
+    let _ = tokio::time::timeout(DRAIN_TIME, drained).await;
+}

@@ -1,0 +1,36 @@
+//! The numbers that the rules go by.
+
+/// The numbers that the rules go by.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How long a silent worker keeps a run, in milliseconds.
+    pub lease_ms: u64,
+    /// After how many lost runs a job is abandoned.
+    pub lost_runs_max: u32,
+    /// How many jobs may wait and run in one queue.
+    pub live_jobs_max: usize,
+    /// How many namespaces may want one job.
+    pub namespaces_max: usize,
+    /// How long a success (or a cancelled or deleted job) stays in the queue, in milliseconds.
+    pub success_stays_ms: u64,
+    /// How long a failure stays in the queue, in milliseconds.
+    pub failure_stays_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Long enough for a laptop to change its network.
+            lease_ms: 30_000,
+            // A job that takes three workers down is the job's fault.
+            lost_runs_max: 3,
+            // About 50 MB of state.
+            live_jobs_max: 100_000,
+            namespaces_max: 64,
+            // The original's number: its clients expect to see a success for that long.
+            success_stays_ms: 60_000,
+            // The original keeps failures until it restarts; a day lets everyone see them.
+            failure_stays_ms: 24 * 60 * 60 * 1000,
+        }
+    }
+}
