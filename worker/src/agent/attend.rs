@@ -1,0 +1,220 @@
+//! A container that runs, to its end: its output, its time, its outputs. The same for one just started and for one adopted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::definition::Definition;
+use protocol::native::{HeldRun, StopReason};
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::ended::Ended;
+use crate::adopt::Adopted;
+use crate::clock::{parse_rfc3339, unix_now};
+use crate::container::{Deadline, Frames, Seen, Standing, pump, read_seen, standing, stop_asked, watch};
+use crate::context::Context;
+use crate::files::RunDirs;
+use crate::logs::RunLog;
+use crate::outcome::{Ending, exit_code_lines};
+use crate::state_machine::run::{End, Happened, Running, Then};
+
+/// How long an engine that went away is waited for: an upgrade of it takes less.
+const ENGINE_RETURN: Duration = Duration::from_secs(60);
+/// How long the rest of the output may take after the container ended. It is in the engine's buffers by then; a broker that
+/// takes nothing is found out sooner.
+const OUTPUT_REST: Duration = Duration::from_secs(60);
+
+/// A container that runs or has run.
+pub(super) struct Attended {
+    pub(super) run: HeldRun,
+    pub(super) container: String,
+    pub(super) dirs: RunDirs,
+    pub(super) log: RunLog,
+    /// `None` when it was lost; then the worker's own limits count.
+    pub(super) definition: Option<Definition>,
+    pub(super) started: Instant,
+    /// How long it ran, when it had ended before anybody looked.
+    pub(super) duration_ms: Option<u64>,
+}
+
+type Pumping = AbortOnDropHandle<(Seen, Result<(), bollard::errors::Error>)>;
+
+/// Goes on with a container of an earlier process.
+pub(super) async fn adopted(context: &Arc<Context>, adopted: Adopted, stop: Receiver<Option<StopReason>>) -> Ended {
+    let Adopted { run, container, definition, .. } = adopted;
+    let found = match context.engine.inspect(&container).await {
+        Ok(found) => found,
+        Err(error) => {
+            let ending = Ending::engine("cannot look at the container after a restart", &error, unix_now());
+            return Ended::finished(ending, Some(container));
+        }
+    };
+    let state = found.state.as_ref();
+    let time = |text: Option<&String>| text.and_then(|text| parse_rfc3339(text));
+    let started_at = time(state.and_then(|state| state.started_at.as_ref())).unwrap_or_else(unix_now);
+    let duration_ms = matches!(standing(&found), Standing::Exited(_))
+        .then(|| time(state.and_then(|state| state.finished_at.as_ref())).map(|at| at.since(started_at)))
+        .flatten();
+    let now = Instant::now();
+    let started = now.checked_sub(Duration::from_millis(unix_now().since(started_at))).unwrap_or(now);
+    let dirs = context.files.dirs(run);
+    let seen = read_seen(&dirs.root);
+    let log = RunLog::new(run, Arc::clone(&context.outbox), seen.lines);
+    let definition = definition.and_then(|text| Definition::parse(text.as_str().as_bytes()).ok());
+    if let Some(definition) = &definition
+        && seen == Seen::default()
+    {
+        note_problems(definition, &log).await;
+    }
+    let frames = context.engine.logs(&container);
+    let image = std::future::ready(found.image);
+    let attended = Attended { run, container, dirs, log, definition, started, duration_ms };
+    attend(context, attended, frames, seen, stop, image).await
+}
+
+/// Follows the container to its end and says how it was. The first `seen` bytes of its output were sent before.
+pub(super) async fn attend(
+    context: &Context,
+    attended: Attended,
+    frames: Frames,
+    seen: Seen,
+    mut stop: Receiver<Option<StopReason>>,
+    image: impl Future<Output = Option<String>>,
+) -> Ended {
+    let container = attended.container.clone();
+    let end = match follow(context, &attended, frames, seen, &mut stop).await {
+        Ok(end) => end,
+        Err(ending) => return Ended::finished(*ending, Some(container)),
+    };
+    let duration_ms = attended.duration_ms.unwrap_or_else(|| millis(attended.started.elapsed()));
+    let ending = match end {
+        End::Stopped(_) => return Ended::stopped(Some(container)),
+        End::TimedOut(_) => {
+            attended
+                .log
+                .note(format!("the job was stopped at its time limit, after {} s", duration_ms / 1000), unix_now())
+                .await;
+            attended.log.note("ask for more with maxDuration, up to what the worker allows", unix_now()).await;
+            Ending::timed_out(duration_ms, attended.log.take_result())
+        }
+        End::Exited(code) => {
+            tokio::select! {
+                biased;
+                _ = stop_asked(&mut stop) => return Ended::stopped(Some(container)),
+                ending = exited(context, &attended, code, duration_ms) => ending,
+            }
+        }
+    };
+    Ended::finished(ending.with_image(image.await), Some(container))
+}
+
+/// Waits for the end; takes up the wait again when the engine went away and came back.
+async fn follow(
+    context: &Context,
+    attended: &Attended,
+    frames: Frames,
+    seen: Seen,
+    stop: &mut Receiver<Option<StopReason>>,
+) -> Result<End, Box<Ending>> {
+    let limit_ms = context.config.max_job_duration_ms;
+    let limit_ms = attended.definition.as_ref().map_or(limit_ms, |definition| definition.time_limit_ms(limit_ms));
+    let mut deadline = Deadline(attended.started.checked_add(Duration::from_millis(limit_ms)));
+    let mut running = Running::Free;
+    let mut pumping = start_pump(attended, frames, seen, true);
+    let container = attended.container.as_str();
+    let lost = |what: &str, error: &bollard::errors::Error| Box::new(Ending::engine(what, error, unix_now()));
+    loop {
+        let away = match watch(&context.engine, container, &mut running, &mut deadline, stop).await {
+            Ok(end) => {
+                finish_pump(context, attended, pumping).await;
+                return Ok(end);
+            }
+            Err(error) => error,
+        };
+        tracing::warn!(job.id = %attended.run.job, "the container engine went away during run {} of job {}: {away}", attended.run.run, attended.run.job);
+        let seen = join_pump(pumping).await.map_or(Seen::default(), |(seen, _)| seen);
+        match context.engine.after_return(container, ENGINE_RETURN).await {
+            Ok(Some(Standing::Running)) => {
+                pumping = start_pump(attended, context.engine.logs(container), seen, false);
+            }
+            Ok(Some(Standing::Exited(code))) => {
+                finish_pump(context, attended, start_pump(attended, context.engine.logs(container), seen, false)).await;
+                attended.log.note("the container engine was restarted while the job ran", unix_now()).await;
+                if let Then::End(end) = running.on(Happened::Exited(code)) {
+                    return Ok(end);
+                }
+                return Err(lost("the container engine went away during the run", &away));
+            }
+            Ok(Some(Standing::Created) | None) => return Err(lost("the container engine lost the container", &away)),
+            Err(now) => return Err(lost("the container engine went away during the run", &now)),
+        }
+    }
+}
+
+fn start_pump(attended: &Attended, frames: Frames, seen: Seen, keep_skipped: bool) -> Pumping {
+    let directory = attended.dirs.root.clone();
+    AbortOnDropHandle::new(tokio::spawn(pump(frames, attended.log.clone(), seen, keep_skipped, directory)))
+}
+
+async fn join_pump(pumping: Pumping) -> Option<(Seen, Result<(), bollard::errors::Error>)> {
+    timeout(OUTPUT_REST, pumping).await.ok()?.ok()
+}
+
+/// Waits for the last of the output; reads it again from the engine's copy if the stream broke.
+async fn finish_pump(context: &Context, attended: &Attended, pumping: Pumping) {
+    let again = match join_pump(pumping).await {
+        Some((_, Ok(()))) => return,
+        Some((seen, Err(_))) => {
+            let frames = context.engine.logs(&attended.container);
+            join_pump(start_pump(attended, frames, seen, false)).await
+        }
+        None => None,
+    };
+    if !matches!(again, Some((_, Ok(())))) {
+        attended.log.note("the container engine did not give all of the output", unix_now()).await;
+    }
+}
+
+/// The container ended by itself: collects what it left.
+async fn exited(context: &Context, attended: &Attended, code: i64, duration_ms: u64) -> Ending {
+    let has_memory_limit = context.config.limits.memory_bytes.is_some()
+        || attended.definition.as_ref().is_none_or(|definition| definition.requirements.memory.is_some());
+    // A limit can be hit inside and the exit code still be 0.
+    let out_of_memory = (code != 0 || has_memory_limit) && was_out_of_memory(context, &attended.container).await;
+    if code != 0 {
+        for line in exit_code_lines(code, &attended.container, duration_ms, out_of_memory) {
+            attended.log.note(line, unix_now()).await;
+        }
+    } else if out_of_memory {
+        attended.log.note("a process in the container was killed for want of memory", unix_now()).await;
+    }
+    match context.files.collect(&attended.dirs.outputs).await {
+        Ok(collected) => {
+            for line in collected.skipped {
+                attended.log.note(line, unix_now()).await;
+            }
+            Ending::success(code, duration_ms, attended.log.take_result(), collected.outputs)
+        }
+        Err(error) => {
+            attended.log.note(error.to_string(), unix_now()).await;
+            Ending::outputs_failed(code, duration_ms, attended.log.take_result(), error.to_string())
+        }
+    }
+}
+
+async fn was_out_of_memory(context: &Context, container: &str) -> bool {
+    let found = context.engine.inspect(container).await;
+    found.is_ok_and(|found| found.state.and_then(|state| state.oom_killed).unwrap_or(false))
+}
+
+/// Tells what of the definition was not understood and does not count.
+pub(super) async fn note_problems(definition: &Definition, log: &RunLog) {
+    for problem in &definition.problems {
+        log.note(format!("{problem}; it is left out"), unix_now()).await;
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

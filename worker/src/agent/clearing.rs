@@ -1,0 +1,106 @@
+//! Clearing away what runs leave, beside the work: containers and files.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::native::HeldRun;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::context::Context;
+
+/// How often a container's removal is tried, with [`REMOVE_PAUSE`] between: mounts stay busy for seconds at times.
+const REMOVE_TRIES: u32 = 6;
+const REMOVE_PAUSE: Duration = Duration::from_secs(2);
+
+/// What is being cleared away.
+pub(super) struct Clearing {
+    context: Arc<Context>,
+    /// Each ends with the run whose container is gone, if it was of one: its GPUs may be given to others.
+    tasks: JoinSet<Option<HeldRun>>,
+}
+
+impl Clearing {
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        Self { context, tasks: JoinSet::new() }
+    }
+
+    /// Waits for the next removal to end and names the run whose container is gone; `None` when nothing is under way.
+    pub(super) async fn next(&mut self) -> Option<Option<HeldRun>> {
+        self.tasks.join_next().await.map(|done| done.ok().flatten())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Leaves the rest to the next start.
+    pub(super) fn give_up(&mut self) {
+        self.tasks.abort_all();
+    }
+
+    /// Removes a container that no run here had.
+    pub(super) fn remains(&mut self, container: String) {
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            remove_container(&context, Some(container)).await;
+            None
+        });
+    }
+
+    /// Removes a run's container once its result is on disk: until then it is the only other copy of it.
+    pub(super) fn container_once_kept(&mut self, run: HeldRun, container: Option<String>, kept: oneshot::Receiver<()>) {
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            // No answer: it cannot be kept, which was told.
+            let _ = kept.await;
+            remove_container(&context, container).await;
+            Some(run)
+        });
+    }
+
+    /// Removes a run's files.
+    pub(super) fn files(&mut self, run: HeldRun) {
+        let files = self.context.files.clone();
+        self.tasks.spawn(async move {
+            files.remove(run).await;
+            None
+        });
+    }
+
+    /// Removes all that a run has here.
+    pub(super) fn run(&mut self, run: HeldRun, container: Option<String>) {
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            remove_container(&context, container).await;
+            context.files.remove(run).await;
+            Some(run)
+        });
+    }
+
+    /// Removes directories that earlier processes left.
+    pub(super) fn sweep(&mut self, left_over: Vec<PathBuf>) {
+        let files = self.context.files.clone();
+        self.tasks.spawn(async move {
+            files.sweep(left_over).await;
+            None
+        });
+    }
+}
+
+/// Removes a container, also when the engine is busy or away for a moment.
+async fn remove_container(context: &Context, container: Option<String>) {
+    let Some(container) = container else { return };
+    for _ in 1..REMOVE_TRIES {
+        match context.engine.remove(&container).await {
+            Ok(()) => return,
+            Err(error) => debug!(container.id = container, "cannot remove container {container} yet: {error}"),
+        }
+        tokio::time::sleep(REMOVE_PAUSE).await;
+    }
+    if let Err(error) = context.engine.remove(&container).await {
+        warn!(container.id = container, "cannot remove container {container}, the next start will: {error}");
+    }
+}

@@ -1,0 +1,216 @@
+//! One run from its grant to the started container; `attend` takes it from there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::models::ContainerCreateBody;
+use protocol::definition::{Definition, DefinitionError};
+use protocol::native::{HeldRun, StopReason};
+use protocol::raw::RawJson;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, timeout};
+
+use super::attend::{Attended, attend, note_problems};
+use super::ended::Ended;
+use crate::clock::unix_now;
+use crate::container::{Frames, Plan, Seen, create_request, is_not_found, stop_asked};
+use crate::context::Context;
+use crate::files::RunDirs;
+use crate::logs::RunLog;
+use crate::outcome::Ending;
+use crate::state_machine::slots::Share;
+
+/// A run that was granted.
+pub(super) struct Assignment {
+    pub(super) run: HeldRun,
+    /// The definition as received.
+    pub(super) text: RawJson,
+    pub(super) definition: Result<Definition, DefinitionError>,
+    pub(super) share: Share,
+}
+
+/// Runs it. `has_container` is set before there can be one.
+pub(super) async fn execute(
+    context: &Arc<Context>,
+    assignment: Assignment,
+    mut stop: Receiver<Option<StopReason>>,
+    has_container: &AtomicBool,
+) -> Ended {
+    let Assignment { run, text, definition, share } = assignment;
+    let checked = definition.map_err(|error| error.to_string()).and_then(|definition| check(run, definition));
+    let definition = match checked {
+        Ok(definition) => definition,
+        Err(why) => return Ended::finished(Ending::bad_input(why, unix_now()), None),
+    };
+    let image = match image(&definition) {
+        Ok(image) => image.to_owned(),
+        Err(why) => return Ended::finished(Ending::no_image(why, unix_now()), None),
+    };
+    let log = RunLog::new(run, Arc::clone(&context.outbox), 0);
+    note_problems(&definition, &log).await;
+    let dirs = context.files.dirs(run);
+    let limit = Duration::from_millis(context.config.prepare_ms_max);
+    let prepared = tokio::select! {
+        biased;
+        _ = stop_asked(&mut stop) => return Ended::stopped(None),
+        prepared = timeout(limit, prepare(context, &definition, &image, &text, &dirs, &log)) => prepared,
+    };
+    match prepared {
+        Ok(Ok(())) => {}
+        Ok(Err(ending)) => return Ended::finished(*ending, None),
+        Err(_) => {
+            let why = format!("inputs and image were not there after {} s", limit.as_secs());
+            return Ended::finished(Ending::bad_input(why, unix_now()), None);
+        }
+    }
+    let request = create_request(&plan(context, &definition, &image, run, &dirs, &share));
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return Ended::finished(Ending::bad_input(error.to_string(), unix_now()), None),
+    };
+    // The engine is not interrupted from here to the start: a container nobody knows the id of would be left.
+    has_container.store(true, Ordering::Relaxed);
+    let container = match create(context, request, &image, &log).await {
+        Ok(container) => container,
+        Err(ending) => return Ended::finished(*ending, None),
+    };
+    let refused =
+        |what: &str, error: &Error| Ended::finished(Ending::engine(what, error, unix_now()), Some(container.clone()));
+    let frames = match context.engine.attach(&container).await {
+        Ok(frames) => frames,
+        Err(error) => return refused("cannot attach to the container", &error),
+    };
+    if stop.borrow().is_some() {
+        return Ended::stopped(Some(container));
+    }
+    // What it was made from, asked for while it starts.
+    let image_id = {
+        let (engine, container) = (context.engine.clone(), container.clone());
+        tokio::spawn(async move { engine.inspect(&container).await.ok()?.image })
+    };
+    if let Err(error) = start(context, &container).await {
+        return refused("cannot start the container", &error);
+    }
+    let started = Instant::now();
+    let attended = Attended { run, container, dirs, log, definition: Some(definition), started, duration_ms: None };
+    run_attended(context, attended, frames, stop, image_id).await
+}
+
+async fn run_attended(
+    context: &Context,
+    attended: Attended,
+    frames: Frames,
+    stop: Receiver<Option<StopReason>>,
+    image_id: tokio::task::JoinHandle<Option<String>>,
+) -> Ended {
+    let image = async { image_id.await.ok().flatten() };
+    attend(context, attended, frames, Seen::default(), stop, image).await
+}
+
+/// Refuses what cannot or must not be run.
+fn check(run: HeldRun, definition: Definition) -> Result<Definition, String> {
+    // Handing it back would bring it here again, for ever.
+    if definition.job_id() != run.job {
+        return Err("the definition is not the one that the job's id stands for".to_owned());
+    }
+    definition.check_names().map_err(|error| error.to_string())?;
+    let is_fatal = |field: &str| {
+        ["inputs", "configFiles"].iter().any(|files| field.starts_with(files))
+            || matches!(field, "command" | "entrypoint" | "image" | "build")
+    };
+    match definition.problems.iter().find(|problem| is_fatal(&problem.field)) {
+        Some(problem) => Err(problem.to_string()),
+        None => Ok(definition),
+    }
+}
+
+fn image(definition: &Definition) -> Result<&str, &'static str> {
+    if definition.build.is_some() {
+        return Err("this worker cannot build images yet: name a ready image in `image` and leave `build` out");
+    }
+    match definition.image.as_deref().map(str::trim) {
+        Some(image) if !image.is_empty() => Ok(image),
+        Some(_) | None => Err("the job names no image: say which one in `image`"),
+    }
+}
+
+/// Inputs, image and surroundings, side by side.
+async fn prepare(
+    context: &Context,
+    definition: &Definition,
+    image: &str,
+    text: &RawJson,
+    dirs: &RunDirs,
+    log: &RunLog,
+) -> Result<(), Box<Ending>> {
+    let inputs = async {
+        let made = context.files.materialise(definition, text, dirs).await;
+        made.map_err(|error| Box::new(Ending::bad_input(error.to_string(), unix_now())))
+    };
+    let image = async {
+        let there = context.images.ensure(image, log).await;
+        there.map_err(|error| Box::new(Ending::no_image(&error.to_string(), unix_now())))
+    };
+    let surroundings = async {
+        let there = context.surroundings.ensure(&context.engine).await;
+        there.map_err(|error| Box::new(Ending::engine("cannot make the network for jobs", &error, unix_now())))
+    };
+    tokio::try_join!(inputs, image, surroundings).map(|_| ())
+}
+
+fn plan<'a>(
+    context: &'a Context,
+    definition: &'a Definition,
+    image: &'a str,
+    run: HeldRun,
+    dirs: &'a RunDirs,
+    share: &'a Share,
+) -> Plan<'a> {
+    Plan {
+        definition,
+        image,
+        run,
+        worker: &context.worker,
+        queue: &context.config.queue,
+        api: &context.config.api,
+        dirs,
+        share,
+        limits: context.config.limits,
+        no_new_privileges: context.config.no_new_privileges,
+        network: context.surroundings.network(),
+        user: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
+        host_cpus: context.engine.host_cpus,
+    }
+}
+
+/// Creates the container; when something is missing that was there before, sees to it and tries once more.
+async fn create(
+    context: &Context,
+    request: ContainerCreateBody,
+    image: &str,
+    log: &RunLog,
+) -> Result<String, Box<Ending>> {
+    let refused = |error: &Error| Box::new(Ending::engine("cannot create the container", error, unix_now()));
+    match context.engine.create(request.clone()).await {
+        Err(error) if is_not_found(&error) => {}
+        created => return created.map_err(|error| refused(&error)),
+    }
+    context.images.doubt(image);
+    let there = context.images.ensure(image, log).await;
+    there.map_err(|error| Box::new(Ending::no_image(&error.to_string(), unix_now())))?;
+    context.engine.create(request).await.map_err(|error| refused(&error))
+}
+
+/// Starts the container; when its network was removed by somebody, makes it anew and tries once more.
+async fn start(context: &Context, container: &str) -> Result<(), Error> {
+    match context.engine.start(container).await {
+        Err(error) if is_not_found(&error) => {
+            context.surroundings.doubt().await;
+            context.surroundings.ensure(&context.engine).await?;
+            context.engine.start(container).await
+        }
+        started => started,
+    }
+}

@@ -1,0 +1,178 @@
+//! What a worker is told: checked values. Flags and environment are the command line's business; the readings of the odd
+//! ones (GPUs, durations) are here.
+
+mod address;
+mod gpus;
+
+use std::path::PathBuf;
+
+use protocol::duration;
+use protocol::id::{QueueName, WorkerId};
+
+pub use address::ApiAddress;
+pub use gpus::GpuSpec;
+pub(crate) use gpus::devices as gpu_devices;
+
+/// The engine's address when none is given.
+pub const DOCKER_HOST_DEFAULT: &str = "unix:///var/run/docker.sock";
+/// How long a job may run when neither it nor the worker says otherwise: five minutes, as the original.
+pub const JOB_DURATION_MS_DEFAULT: u64 = 5 * 60 * 1000;
+/// The longest that inputs and image may take: an hour lets a 50 GiB model through a 120 Mbit/s line.
+pub const PREPARE_MS_DEFAULT: u64 = 60 * 60 * 1000;
+/// The most runs at once: each has a socket to the engine and a few tasks; more than this is a typing error.
+pub const CPUS_MAX: u32 = 10_000;
+
+/// Everything a worker has to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The queue it works for.
+    pub queue: QueueName,
+    /// The broker.
+    pub api: ApiAddress,
+    /// What stands in the addresses of uploaded outputs instead of [`Self::api`], when that is not reachable for others.
+    pub public_api: Option<ApiAddress>,
+    /// Where it keeps its id, inputs, outputs and cache. The engine must see it under the same path.
+    pub data_directory: PathBuf,
+    /// Who it is.
+    pub id: Identity,
+    /// How many runs of one CPU each it takes at once.
+    pub cpus: u32,
+    /// Bytes of memory it offers to all runs together; `None`: not counted.
+    pub memory_bytes: Option<u64>,
+    /// Which GPUs it offers.
+    pub gpus: GpuSpec,
+    /// Jobs must match one of these when there are any.
+    pub tags: Vec<String>,
+    /// The longest a container may run, in milliseconds.
+    pub max_job_duration_ms: u64,
+    /// The longest that fetching inputs and image may take, in milliseconds.
+    pub prepare_ms_max: u64,
+    /// What every container is held to.
+    pub limits: JobLimits,
+    /// Whether containers are started with `no-new-privileges`. Off by default: `sudo` and other set-uid programs in
+    /// existing jobs' images stop working under it, so a job can notice.
+    pub no_new_privileges: bool,
+    /// The engine's network for containers; `None`: the workers' own bridge, which is created when missing.
+    pub network: Option<String>,
+    /// Where the engine listens; `None`: [`DOCKER_HOST_DEFAULT`].
+    pub docker_host: Option<String>,
+}
+
+/// Limits that the worker puts on each container on its own account. All off by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobLimits {
+    /// Thousandths of a CPU: for jobs that state nothing, and the most for those that do.
+    pub cpus_milli: Option<u32>,
+    /// Bytes of memory: for jobs that state nothing, and the most for those that do.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+/// Where a worker's id comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The id kept in the data directory; a new one is made and kept when there is none.
+    Kept,
+    /// A new one at each start: for machines cloned from one image.
+    Fresh,
+    /// This one.
+    Given(WorkerId),
+}
+
+/// A value that cannot be meant; says what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not an address of a broker.
+    #[error("{text:?} is not the address of a broker: {why}; write it as http://host:port or https://host/prefix")]
+    Address {
+        /// What was given.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Not a duration, or none above zero.
+    #[error("{text:?} is not a duration above zero; write 90s, 20m or 1h30m")]
+    Duration {
+        /// What was given.
+        text: String,
+    },
+    /// Not a choice of GPUs.
+    #[error("{text:?} is not a choice of GPUs: {why}; write a number, all, or device=0,2")]
+    Gpus {
+        /// What was given.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Not a sensible number of CPUs.
+    #[error("{given} CPUs is not between 1 and {CPUS_MAX}")]
+    Cpus {
+        /// What was given.
+        given: u32,
+    },
+    /// A data directory that cannot be given to the engine.
+    #[error("the data directory {path:?} {why}")]
+    DataDirectory {
+        /// What was given.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
+}
+
+impl Config {
+    /// A worker for `queue` of the broker at `api`, with the defaults for all else.
+    #[must_use]
+    pub fn new(queue: QueueName, api: ApiAddress, data_directory: PathBuf) -> Self {
+        Self {
+            queue,
+            api,
+            public_api: None,
+            data_directory,
+            id: Identity::Kept,
+            cpus: 1,
+            memory_bytes: None,
+            gpus: GpuSpec::Count(0),
+            tags: Vec::new(),
+            max_job_duration_ms: JOB_DURATION_MS_DEFAULT,
+            prepare_ms_max: PREPARE_MS_DEFAULT,
+            limits: JobLimits::default(),
+            no_new_privileges: false,
+            network: None,
+            docker_host: None,
+        }
+    }
+
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for the first value that cannot be used.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.cpus == 0 || self.cpus > CPUS_MAX {
+            return Err(ConfigError::Cpus { given: self.cpus });
+        }
+        if self.max_job_duration_ms == 0 {
+            return Err(ConfigError::Duration { text: "0".to_owned() });
+        }
+        let refuse = |why| Err(ConfigError::DataDirectory { path: self.data_directory.clone(), why });
+        match self.data_directory.to_str() {
+            None => refuse("must be UTF-8: the engine takes paths as text"),
+            Some(path) if path.contains(':') => refuse("must not hold a colon: the engine splits its mounts there"),
+            Some(_) if !self.data_directory.is_absolute() => {
+                refuse("must be absolute: the engine has another working directory")
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Reads a worker's time limit (`--max-job-duration`).
+///
+/// # Errors
+///
+/// [`ConfigError::Duration`].
+pub fn parse_duration_ms(text: &str) -> Result<u64, ConfigError> {
+    duration::limit_ms(text).ok_or_else(|| ConfigError::Duration { text: text.to_owned() })
+}

@@ -1,0 +1,19 @@
+//! What things are called at the engine; the same as the original's, so that its tools find them.
+
+/// Marks everything that workers make.
+pub(super) const LABEL: &str = "container.mtfm.io";
+/// The worker.
+pub(super) const LABEL_WORKER: &str = "container.mtfm.io/worker";
+/// The queue that it works for.
+pub(super) const LABEL_QUEUE: &str = "container.mtfm.io/queue";
+/// The job.
+pub(crate) const LABEL_ID: &str = "container.mtfm.io/id";
+/// The run's number; with it a restarted worker knows what it adopts.
+pub(crate) const LABEL_RUN: &str = "container.mtfm.io/run";
+/// The GPUs it was given, by comma.
+pub(crate) const LABEL_GPUS: &str = "container.mtfm.io/gpus";
+
+/// The workers' bridge: out to the internet, not to each other.
+pub(super) const NETWORK: &str = "metaframe-container-worker-network";
+/// What all jobs on an engine share below `/job-cache`.
+pub(super) const CACHE_VOLUME: &str = "metaframe-container-worker-cache";

@@ -1,0 +1,55 @@
+//! Why a worker cannot start or go on.
+
+use std::path::PathBuf;
+
+/// Why [`crate::run`] ended without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The container engine did not answer at start.
+    #[error(
+        "no container engine answers at {address} after {tries} tries: {source}; start it, or set DOCKER_HOST to where it listens"
+    )]
+    EngineDown {
+        /// Where it was looked for.
+        address: String,
+        /// How often.
+        tries: u32,
+        /// What the last try said.
+        source: bollard::errors::Error,
+    },
+    /// The engine answered but refused what every run needs.
+    #[error("the container engine refused to {what}: {source}")]
+    Engine {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        source: bollard::errors::Error,
+    },
+    /// Another process works with this data directory.
+    #[error("the data directory {} is in use by another worker; give each its own with --data-directory", .path.display())]
+    DataDirectoryInUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The data directory cannot be used.
+    #[error("cannot use {}: {source}", .path.display())]
+    DataDirectory {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A value that is not usable on this machine.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// TLS or the HTTP client could not be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(String),
+}
+
+impl WorkerError {
+    pub(crate) fn disk(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::DataDirectory { path, source }
+    }
+}

@@ -1,0 +1,33 @@
+//! The worker: takes runs from a broker, runs them in containers on this machine, and reports how they ended.
+//!
+//! Ground floor first: [`config`] (checked values), `state_machine` (pure: which runs fit, how a run ends) and `outcome` (pure:
+//! endings into results); `link` (the socket to the broker), `logs` (output into lines for it); `container`, `images` and
+//! `files` (the engine and the disk); `context` (what all runs share of these); `adopt` and `agent` (the one task that owns
+//! the slots) on top.
+//!
+//! The crate reads neither flags nor environment and never names a broker's code: what it knows of the other end is
+//! `protocol::native`.
+
+mod adopt;
+mod agent;
+mod clock;
+pub mod config;
+mod container;
+mod context;
+mod error;
+mod files;
+mod identity;
+mod images;
+mod link;
+mod logs;
+mod outcome;
+mod shutdown;
+mod state_machine;
+mod tls;
+mod unacknowledged;
+
+pub use agent::{ExitSummary, run};
+pub use config::Config;
+pub use error::WorkerError;
+pub use shutdown::{Shutdown, ShutdownHandle, ShutdownMode, shutdown_pair};
+pub use tls::install_tls;

@@ -1,0 +1,252 @@
+//! How a run's end is told: the original's `finished` object, and the native summary around it. Pure.
+
+use bollard::errors::Error as EngineError;
+use protocol::event::RunOutcome;
+use protocol::id::{ImageId, UnixMillis, WorkerId};
+use protocol::native::{FinishedRun, HeldRun, LogLine};
+use protocol::raw::RawJson;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// Outputs by their path below `/outputs`, as data refs.
+pub(crate) type Outputs = Map<String, Value>;
+
+/// The exit code of a process that was killed.
+const KILLED_CODE: i64 = 137;
+
+/// The original's result object.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct RunResult {
+    #[serde(rename = "StatusCode", skip_serializing_if = "Option::is_none")]
+    pub(crate) status_code: Option<i64>,
+    #[serde(rename = "isTimedOut", skip_serializing_if = "Option::is_none")]
+    pub(crate) is_timed_out: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) duration: Option<u64>,
+    pub(crate) logs: Vec<LogLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outputs: Option<Outputs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<Value>,
+}
+
+/// A run's end before it is put into words.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ending {
+    pub(crate) outcome: RunOutcome,
+    pub(crate) image: Option<String>,
+    pub(crate) result: RunResult,
+}
+
+impl Ending {
+    /// The container ran to its end and its outputs were collected.
+    pub(crate) fn success(code: i64, duration_ms: u64, logs: Vec<LogLine>, outputs: Outputs) -> Self {
+        let result = RunResult {
+            status_code: Some(code),
+            is_timed_out: Some(false),
+            duration: Some(duration_ms),
+            logs,
+            outputs: Some(outputs),
+            error: None,
+        };
+        Self { outcome: RunOutcome::Success, image: None, result }
+    }
+
+    /// The container ran to its end but its outputs could not be collected.
+    pub(crate) fn outputs_failed(code: i64, duration_ms: u64, logs: Vec<LogLine>, why: String) -> Self {
+        let mut ending = Self::success(code, duration_ms, logs, Map::new());
+        ending.outcome = RunOutcome::Error;
+        ending.result.error = Some(Value::String(why));
+        ending
+    }
+
+    /// The container was stopped at its time limit.
+    pub(crate) fn timed_out(duration_ms: u64, logs: Vec<LogLine>) -> Self {
+        let mut ending = Self::success(KILLED_CODE, duration_ms, logs, Map::new());
+        ending.outcome = RunOutcome::TimedOut;
+        ending.result.is_timed_out = Some(true);
+        ending
+    }
+
+    /// The inputs, or the definition itself, could not be used.
+    pub(crate) fn bad_input(why: impl Into<String>, at_ms: UnixMillis) -> Self {
+        let why = why.into();
+        let logs = vec![line(&why, at_ms)];
+        let result = RunResult { logs, error: Some(Value::String(why)), ..RunResult::default() };
+        Self { outcome: RunOutcome::Error, image: None, result }
+    }
+
+    /// There is no image: it could not be pulled, or none was named.
+    pub(crate) fn no_image(why: &str, at_ms: UnixMillis) -> Self {
+        let result = RunResult {
+            is_timed_out: Some(false),
+            logs: vec![line(why, at_ms)],
+            outputs: Some(Map::new()),
+            error: Some(Value::String("Error".to_owned())),
+            ..RunResult::default()
+        };
+        Self { outcome: RunOutcome::Error, image: None, result }
+    }
+
+    /// The engine refused, lost or could not follow the container.
+    pub(crate) fn engine(what: &str, error: &EngineError, at_ms: UnixMillis) -> Self {
+        let (status_code, message) = engine_words(error);
+        let reason = reason_words(status_code);
+        let logs = vec![line(&format!("{what}: {reason}"), at_ms), line(&message, at_ms)];
+        let error = json!({ "statusCode": status_code, "json": { "message": message }, "reason": reason });
+        let result = RunResult { logs, error: Some(error), ..RunResult::default() };
+        Self { outcome: RunOutcome::Error, image: None, result }
+    }
+
+    /// Names the image that ran.
+    pub(crate) fn with_image(self, image: Option<String>) -> Self {
+        Self { image, ..self }
+    }
+
+    /// The words for the broker.
+    pub(crate) fn report(self, run: HeldRun, worker: &WorkerId, at_ms: UnixMillis) -> FinishedRun {
+        #[derive(Serialize)]
+        struct Finished<'a> {
+            #[serde(rename = "type")]
+            kind: &'static str,
+            reason: &'static str,
+            worker: &'a str,
+            time: UnixMillis,
+            result: &'a RunResult,
+        }
+        let reason = match self.outcome {
+            RunOutcome::Success => "Success",
+            RunOutcome::Error => "Error",
+            RunOutcome::TimedOut => "TimedOut",
+        };
+        let finished =
+            Finished { kind: "Finished", reason, worker: worker.as_str(), time: at_ms, result: &self.result };
+        let text = serde_json::to_string(&finished).expect("invariant: plain data with text keys");
+        FinishedRun {
+            job: run.job,
+            run: run.run,
+            outcome: self.outcome,
+            exit_code: self.result.status_code,
+            image: self.image.as_deref().and_then(ImageId::of_engine),
+            duration_ms: self.result.duration,
+            finished: RawJson::new(text),
+        }
+    }
+}
+
+/// Two lines for an exit code that is not 0.
+pub(crate) fn exit_code_lines(code: i64, container: &str, duration_ms: u64, out_of_memory: bool) -> Vec<String> {
+    let mut lines = vec![format!("the container exited with code {code}")];
+    lines.push(match (code, out_of_memory) {
+        (_, true) => format!(
+            "container {} ran out of memory after {} s: ask for more with requirements.memory",
+            short(container),
+            duration_ms / 1000
+        ),
+        (KILLED_CODE, false) => format!(
+            "exit code 137: container {} was killed after {} s, often because it ran out of memory",
+            short(container),
+            duration_ms / 1000
+        ),
+        (_, false) => format!("exit code {code}: the program in the container reported an error"),
+    });
+    lines
+}
+
+fn short(container: &str) -> &str {
+    container.get(..12).unwrap_or(container)
+}
+
+fn line(text: &str, at_ms: UnixMillis) -> LogLine {
+    LogLine { text: format!("{text}\n"), at_ms, stderr: true }
+}
+
+/// Status code and message of an engine's refusal. 503 stands for an engine that could not be asked.
+fn engine_words(error: &EngineError) -> (u16, String) {
+    const UNREACHABLE: u16 = 503;
+    if let EngineError::DockerResponseServerError { status_code, message } = error {
+        (*status_code, message.trim_end().to_owned())
+    } else {
+        (UNREACHABLE, format!("the container engine could not be asked: {}", with_sources(error)))
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+const fn reason_words(status_code: u16) -> &'static str {
+    match status_code {
+        400 => "bad parameter",
+        404 => "no such image, container or network",
+        409 => "conflict",
+        500 => "server error",
+        503 => "no answer",
+        _ => "unexpected answer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::id::JobId;
+
+    use super::*;
+
+    fn told(ending: Ending) -> Value {
+        let run = HeldRun { job: JobId::from_bytes([0; 32]), run: 1 };
+        let report = ending.report(run, &"w1".parse().unwrap(), UnixMillis(9));
+        serde_json::from_str(report.finished.as_str()).unwrap()
+    }
+
+    #[test]
+    fn a_success_is_told_as_the_original_tells_it() {
+        let logs = vec![LogLine { text: "hello\n".to_owned(), at_ms: UnixMillis(3), stderr: false }];
+        let mut outputs = Outputs::new();
+        outputs.insert("n.txt".to_owned(), json!({"type": "base64", "value": "NDIK"}));
+        assert_eq!(
+            told(Ending::success(0, 6512, logs, outputs)),
+            json!({"type": "Finished", "reason": "Success", "worker": "w1", "time": 9, "result": {
+                "StatusCode": 0, "isTimedOut": false, "duration": 6512, "logs": [["hello\n", 3]],
+                "outputs": {"n.txt": {"type": "base64", "value": "NDIK"}}}})
+        );
+    }
+
+    #[test]
+    fn an_engines_refusal_keeps_the_shape_that_pages_show() {
+        let refusal = EngineError::DockerResponseServerError { status_code: 400, message: "no such file\n".to_owned() };
+        let result = &told(Ending::engine("cannot start the container", &refusal, UnixMillis(1)))["result"];
+        assert_eq!(
+            result["error"],
+            json!({"statusCode": 400, "json": {"message": "no such file"}, "reason": "bad parameter"})
+        );
+        assert_eq!(result["logs"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn unusable_input_is_an_error_text_and_one_line() {
+        assert_eq!(
+            told(Ending::bad_input("no", UnixMillis(1)))["result"],
+            json!({"logs": [["no\n", 1, true]], "error": "no"})
+        );
+    }
+
+    #[test]
+    fn a_timeout_says_so() {
+        let told = told(Ending::timed_out(1000, Vec::new()));
+        assert_eq!(told["reason"], "TimedOut");
+        assert_eq!(
+            told["result"],
+            json!({"StatusCode": 137, "isTimedOut": true, "duration": 1000, "logs": [], "outputs": {}})
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! Which runs fit: what the worker has, who holds how much of it, what is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::definition::Needs;
+use protocol::native::{Capacity, HeldRun};
+
+/// What a job takes that states no CPUs: one, so that `--cpus` bounds how many such jobs run at once.
+pub(crate) const CPUS_MILLI_UNSTATED: u32 = 1000;
+
+/// What one run holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Thousandths of a CPU.
+    pub(crate) cpus_milli: u32,
+    /// Bytes of memory.
+    pub(crate) memory_bytes: u64,
+    /// GPUs, as the engine names them, in the worker's order.
+    pub(crate) gpus: Vec<String>,
+}
+
+/// Why a run does not fit now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it needs {needed} {what}, {free} are free")]
+pub(crate) struct DoesNotFit {
+    what: &'static str,
+    needed: u64,
+    free: u64,
+}
+
+/// The worker's capacity and its holders. A run holds at most one share.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots {
+    cpus_milli: u32,
+    memory_bytes: Option<u64>,
+    gpus: Vec<String>,
+    /// The most memory that one job may state: what is above it must never be offered.
+    memory_per_job_max: Option<u64>,
+    held: BTreeMap<HeldRun, Share>,
+}
+
+impl Slots {
+    /// Everything free.
+    pub(crate) fn new(
+        cpus: u32,
+        memory_bytes: Option<u64>,
+        gpus: Vec<String>,
+        memory_per_job_max: Option<u64>,
+    ) -> Self {
+        Self { cpus_milli: cpus.saturating_mul(1000), memory_bytes, gpus, memory_per_job_max, held: BTreeMap::new() }
+    }
+
+    /// All there is.
+    pub(crate) fn total(&self) -> Capacity {
+        self.offer(self.cpus_milli, self.memory_bytes, self.gpus.len())
+    }
+
+    /// What is left. Adopted runs may hold more than there is; then nothing is left.
+    pub(crate) fn free(&self) -> Capacity {
+        let memory = self.memory_bytes.map(|total| {
+            total.saturating_sub(self.held.values().fold(0, |sum: u64, share| sum.saturating_add(share.memory_bytes)))
+        });
+        self.offer(self.free_cpus_milli(), memory, self.free_gpus().count())
+    }
+
+    fn offer(&self, cpus_milli: u32, memory_bytes: Option<u64>, gpus: usize) -> Capacity {
+        let memory_bytes = match (memory_bytes, self.memory_per_job_max) {
+            (Some(free), Some(max)) => Some(free.min(max)),
+            (one, other) => one.or(other),
+        };
+        Capacity { cpus_milli, memory_bytes, gpus: u32::try_from(gpus).unwrap_or(u32::MAX) }
+    }
+
+    fn free_cpus_milli(&self) -> u32 {
+        let held = self.held.values().fold(0, |sum: u32, share| sum.saturating_add(share.cpus_milli));
+        self.cpus_milli.saturating_sub(held)
+    }
+
+    fn free_gpus(&self) -> impl Iterator<Item = &String> {
+        let held: BTreeSet<&String> = self.held.values().flat_map(|share| &share.gpus).collect();
+        self.gpus.iter().filter(move |gpu| !held.contains(gpu))
+    }
+
+    /// Gives `run` what it needs, if that is free.
+    pub(crate) fn take(&mut self, run: HeldRun, needs: &Needs) -> Result<Share, DoesNotFit> {
+        let free = self.free();
+        let cpus_milli = needs.cpus_milli.unwrap_or(CPUS_MILLI_UNSTATED);
+        let memory_bytes = needs.memory_bytes.unwrap_or(0);
+        let fits = |what, needed: u64, free: u64| {
+            if needed > free { Err(DoesNotFit { what, needed, free }) } else { Ok(()) }
+        };
+        fits("thousandths of a CPU", cpus_milli.into(), free.cpus_milli.into())?;
+        fits("bytes of memory", memory_bytes, free.memory_bytes.unwrap_or(u64::MAX))?;
+        fits("GPUs", needs.gpus.into(), free.gpus.into())?;
+        let gpus = self.free_gpus().take(needs.gpus as usize).cloned().collect();
+        let share = Share { cpus_milli, memory_bytes, gpus };
+        self.held.insert(run, share.clone());
+        Ok(share)
+    }
+
+    /// Counts a run that is already going on, whether it fits or not.
+    pub(crate) fn adopt(&mut self, run: HeldRun, needs: &Needs, gpus: Vec<String>) -> Share {
+        let share = Share {
+            cpus_milli: needs.cpus_milli.unwrap_or(CPUS_MILLI_UNSTATED),
+            memory_bytes: needs.memory_bytes.unwrap_or(0),
+            gpus,
+        };
+        self.held.insert(run, share.clone());
+        share
+    }
+
+    /// Frees all of a run but its GPUs, which are free only when its container is gone.
+    pub(crate) fn release_all_but_gpus(&mut self, run: HeldRun) {
+        match self.held.get_mut(&run) {
+            Some(share) if !share.gpus.is_empty() => {
+                share.cpus_milli = 0;
+                share.memory_bytes = 0;
+            }
+            Some(_) | None => {
+                self.release(run);
+            }
+        }
+    }
+
+    /// Frees what a run held; `false` when that was nothing.
+    pub(crate) fn release(&mut self, run: HeldRun) -> bool {
+        self.held.remove(&run).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::id::JobId;
+
+    use super::*;
+
+    fn run(number: u32) -> HeldRun {
+        HeldRun { job: JobId::from_bytes([1; 32]), run: number }
+    }
+
+    fn gpus(count: u32) -> Vec<String> {
+        (0..count).map(|gpu| gpu.to_string()).collect()
+    }
+
+    #[test]
+    fn a_job_that_states_nothing_takes_one_cpu() {
+        let mut slots = Slots::new(2, None, Vec::new(), None);
+        slots.take(run(1), &Needs::default()).unwrap();
+        assert_eq!(slots.free().cpus_milli, 1000);
+        slots.take(run(2), &Needs { cpus_milli: Some(600), ..Needs::default() }).unwrap();
+        assert!(slots.take(run(3), &Needs::default()).is_err());
+        slots.take(run(4), &Needs { cpus_milli: Some(400), ..Needs::default() }).unwrap();
+        assert_eq!(slots.free().cpus_milli, 0);
+    }
+
+    #[test]
+    fn gpus_are_given_in_order_and_never_twice() {
+        let mut slots = Slots::new(9, None, gpus(3), None);
+        let needs = |gpus| Needs { gpus, ..Needs::default() };
+        assert_eq!(slots.take(run(1), &needs(2)).unwrap().gpus, ["0", "1"]);
+        assert!(slots.take(run(2), &needs(2)).is_err());
+        assert_eq!(slots.take(run(3), &needs(1)).unwrap().gpus, ["2"]);
+        slots.release(run(1));
+        assert_eq!(slots.take(run(4), &needs(1)).unwrap().gpus, ["0"]);
+    }
+
+    #[test]
+    fn gpus_stay_taken_until_the_container_is_gone() {
+        let mut slots = Slots::new(1, None, gpus(1), None);
+        slots.take(run(1), &Needs { gpus: 1, ..Needs::default() }).unwrap();
+        slots.release_all_but_gpus(run(1));
+        assert_eq!((slots.free().cpus_milli, slots.free().gpus), (1000, 0));
+        slots.release(run(1));
+        assert_eq!(slots.free().gpus, 1);
+    }
+
+    #[test]
+    fn memory_is_counted_and_one_jobs_cap_is_never_offered_beyond() {
+        let mut slots = Slots::new(9, Some(100), Vec::new(), Some(60));
+        assert_eq!(slots.total().memory_bytes, Some(60));
+        let needs = |memory| Needs { memory_bytes: Some(memory), ..Needs::default() };
+        assert!(slots.take(run(1), &needs(61)).is_err());
+        slots.take(run(1), &needs(60)).unwrap();
+        assert_eq!(slots.free().memory_bytes, Some(40));
+        assert_eq!(Slots::new(1, None, Vec::new(), None).free().memory_bytes, None);
+    }
+
+    #[test]
+    fn adopted_runs_count_even_when_they_do_not_fit() {
+        let mut slots = Slots::new(1, None, gpus(1), None);
+        slots.adopt(run(1), &Needs { cpus_milli: Some(3000), ..Needs::default() }, gpus(1));
+        assert_eq!((slots.free().cpus_milli, slots.free().gpus), (0, 0));
+        slots.release(run(1));
+        assert_eq!(slots.free(), slots.total());
+    }
+}

@@ -1,0 +1,13 @@
+//! The worker against a real Engine and a real socket; the broker at the other end is scripted, but for `end_to_end`.
+#![expect(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
+
+mod adoption;
+mod bad_input;
+mod cancelling;
+mod end_to_end;
+mod engine_gone;
+mod hostile;
+mod link;
+mod pulling;
+mod running;
+mod support;
