@@ -1,0 +1,404 @@
+//! `gridsocket job …`: the options of the commands that submit jobs and look after them.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use protocol::id::{JobId, Namespace, QueueName};
+
+use super::local::PORT_DEFAULT;
+use super::setting::{Env, UsageError, base_url, flag_only, setting};
+
+const API: &str = "GRIDSOCKET_API";
+const QUEUE: &str = "GRIDSOCKET_QUEUE";
+/// The image of a job that names none: small, and it has a shell.
+const IMAGE_DEFAULT: &str = "alpine:latest";
+/// What stands for "read it from standard input".
+const STDIN: &str = "-";
+
+/// Options of `gridsocket job`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The job commands.
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and clap fills it")]
+pub(crate) enum Command {
+    /// Submit a job; prints its id, or with `--wait` its output
+    Add(Add),
+    /// Wait for a job's end; shows its output and ends with its exit code
+    Await(Await),
+    /// Print a job's log
+    Logs(Logs),
+    /// Print a job's result as JSON
+    Result(One),
+    /// Cancel a job
+    Cancel(Cancel),
+    /// List a queue's jobs
+    Ls(Ls),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  gridsocket job add local -c 'echo hello' --wait
+  gridsocket job add local --image python:3.12-slim -c 'python /inputs/main.py' \\
+      --file main.py --file data.csv=./2026.csv --wait --output-dir out
+  id=$(gridsocket job add my-queue -c 'sleep 60'); gridsocket job logs my-queue $id --follow
+  gridsocket job ls my-queue
+
+A job finds its files in /inputs and leaves its results in /outputs. Equal definitions are one job
+with one result. With GRIDSOCKET_QUEUE and GRIDSOCKET_API set, queue and --api may be left out.";
+
+/// Where the broker is.
+#[derive(Debug, clap::Args)]
+struct Api {
+    /// The broker's address [env: GRIDSOCKET_API] [default: http://localhost:8000]
+    #[arg(long, value_name = "URL")]
+    api: Option<String>,
+}
+
+impl Api {
+    fn settings(&self, env: Env<'_>) -> Result<String, UsageError> {
+        api_address(self.api.as_deref(), env)
+    }
+}
+
+/// The broker's address: by default the one that `gridsocket local` and `gridsocket serve` listen on.
+pub(super) fn api_address(given: Option<&str>, env: Env<'_>) -> Result<String, UsageError> {
+    setting("--api", given, API).or(env, format!("http://localhost:{PORT_DEFAULT}"), base_url)
+}
+
+fn queue_name(given: Option<&str>, env: Env<'_>) -> Result<QueueName, UsageError> {
+    setting("queue", given, QUEUE).find(env, str::parse)?.ok_or_else(|| {
+        UsageError::new("queue", format!("say which queue, or set {QUEUE}; `gridsocket local` has the queue `local`"))
+    })
+}
+
+/// Where a job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The broker's address, without a trailing slash.
+    pub(crate) api: String,
+    /// The queue.
+    pub(crate) queue: QueueName,
+}
+
+/// Options of `job add`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Add {
+    /// The queue [env: GRIDSOCKET_QUEUE]
+    queue: Option<String>,
+    /// `-` reads a whole definition as JSON from standard input
+    #[arg(value_name = "-")]
+    stdin: Option<String>,
+    /// The container image [default: alpine:latest]
+    #[arg(short, long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// What to run in it [default: what the image says]
+    #[arg(short, long, value_name = "COMMAND", allow_hyphen_values = true)]
+    command: Option<String>,
+    /// The image's entrypoint, replaced
+    #[arg(long, value_name = "COMMAND")]
+    entrypoint: Option<String>,
+    /// The folder to run it in
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// A file for the job's /inputs, under its own name or NAME; may be given again and again
+    #[arg(short, long = "file", value_name = "[NAME=]PATH")]
+    files: Vec<String>,
+    /// An environment variable of the job; may be given again and again
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// CPUs it needs; fractions are allowed
+    #[arg(long, value_name = "N")]
+    cpus: Option<String>,
+    /// GPUs it needs
+    #[arg(long, value_name = "N")]
+    gpus: Option<String>,
+    /// Memory it needs, such as 512m or 2g
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// The longest that it may run, such as 90s, 5m or 1h30
+    #[arg(long, value_name = "DURATION")]
+    max_duration: Option<String>,
+    /// The namespace: all but the default one hold one live job, so that a newer one replaces it
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Follow the job, print its output, and end with its exit code
+    #[arg(short, long)]
+    wait: bool,
+    /// Where result files go, with --wait
+    #[arg(short, long, value_name = "DIR", requires = "wait")]
+    output_dir: Option<PathBuf>,
+    /// Ask the worker for debug output
+    #[arg(long)]
+    debug: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+/// What is to be submitted.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one")]
+pub(crate) enum Source {
+    /// A definition on standard input.
+    Stdin,
+    /// A definition made of flags.
+    Flags(Spec),
+}
+
+/// A definition as flags give it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Spec {
+    /// The image.
+    pub(crate) image: String,
+    /// What to run.
+    pub(crate) command: Option<String>,
+    /// What to run it with.
+    pub(crate) entrypoint: Option<String>,
+    /// Where to run it.
+    pub(crate) workdir: Option<String>,
+    /// Files for `/inputs`: name and path.
+    pub(crate) files: Vec<(String, PathBuf)>,
+    /// Environment variables.
+    pub(crate) env: Vec<(String, String)>,
+    /// CPUs.
+    pub(crate) cpus: Option<f64>,
+    /// GPUs.
+    pub(crate) gpus: Option<u32>,
+    /// Memory, as written.
+    pub(crate) memory: Option<String>,
+    /// The time limit, as written.
+    pub(crate) max_duration: Option<String>,
+}
+
+/// Checked options of `job add`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AddSettings {
+    /// Where it goes.
+    pub(crate) target: Target,
+    /// What goes.
+    pub(crate) source: Source,
+    /// Under which namespace.
+    pub(crate) namespace: Option<Namespace>,
+    /// Whether to follow it to its end.
+    pub(crate) wait: bool,
+    /// Where result files go.
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Whether debug output is wanted.
+    pub(crate) debug: bool,
+}
+
+impl Add {
+    /// Applies flag > variable > default.
+    pub(crate) fn settings(&self, env: Env<'_>) -> Result<AddSettings, UsageError> {
+        let (queue, stdin) = match (self.queue.as_deref(), self.stdin.as_deref()) {
+            (Some(STDIN), None) => (None, true),
+            (queue, Some(STDIN)) => (queue, true),
+            (queue, None) => (queue, false),
+            (_, Some(other)) => {
+                return Err(UsageError::new(
+                    format!("{other:?}"),
+                    "only `-` (a definition on standard input) can follow the queue; a command goes behind -c",
+                ));
+            }
+        };
+        Ok(AddSettings {
+            target: Target { api: self.api.settings(env)?, queue: queue_name(queue, env)? },
+            source: if stdin { self.stdin_only()? } else { Source::Flags(self.spec(env)?) },
+            namespace: flag_only("--namespace", self.namespace.as_deref()).find(env, str::parse)?,
+            wait: self.wait,
+            output_dir: self.output_dir.clone(),
+            debug: self.debug,
+        })
+    }
+
+    fn stdin_only(&self) -> Result<Source, UsageError> {
+        let given = [
+            ("--image", self.image.is_some()),
+            ("--command", self.command.is_some()),
+            ("--entrypoint", self.entrypoint.is_some()),
+            ("--workdir", self.workdir.is_some()),
+            ("--file", !self.files.is_empty()),
+            ("--env", !self.env.is_empty()),
+            ("--cpus", self.cpus.is_some()),
+            ("--gpus", self.gpus.is_some()),
+            ("--memory", self.memory.is_some()),
+            ("--max-duration", self.max_duration.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(UsageError::new(*flag, "a definition on standard input is taken as it is; put this into it"))
+            }
+            None => Ok(Source::Stdin),
+        }
+    }
+
+    fn spec(&self, env: Env<'_>) -> Result<Spec, UsageError> {
+        let files = self.files.iter().map(|given| flag_only("--file", Some(given)).find(env, file));
+        let variables = self.env.iter().map(|given| flag_only("--env", Some(given)).find(env, variable));
+        let spec = Spec {
+            image: flag_only("--image", self.image.as_deref()).or(env, IMAGE_DEFAULT.to_owned(), image)?,
+            command: self.command.clone(),
+            entrypoint: self.entrypoint.clone(),
+            workdir: self.workdir.clone(),
+            files: files.filter_map(Result::transpose).collect::<Result<_, _>>()?,
+            env: variables.filter_map(Result::transpose).collect::<Result<_, _>>()?,
+            cpus: flag_only("--cpus", self.cpus.as_deref()).find(env, cpus)?,
+            gpus: flag_only("--gpus", self.gpus.as_deref())
+                .find(env, |text| text.parse().map_err(|_| "write a whole number, such as 1"))?,
+            memory: flag_only("--memory", self.memory.as_deref())
+                .find(env, |text| protocol::size::parse_size_bytes(text).map(|_| text.to_owned()))?,
+            max_duration: flag_only("--max-duration", self.max_duration.as_deref()).find(env, duration)?,
+        };
+        for (at, (name, _)) in spec.files.iter().enumerate() {
+            if spec.files[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(UsageError::new(
+                    "--file",
+                    format!("two files would be /inputs/{name}; give one of them as NAME=PATH"),
+                ));
+            }
+        }
+        Ok(spec)
+    }
+}
+
+fn image(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() { Err("write an image such as alpine:3.20") } else { Ok(text.to_owned()) }
+}
+
+/// Reads `path` or `name=path`. What stands before the first `=` is a name, unless the whole text is a file's path.
+fn file(text: &str) -> Result<(String, PathBuf), String> {
+    const RULE: &str = "write a path, or NAME=PATH with the name that the job is to see below /inputs";
+    let (name, path) = match text.split_once('=') {
+        Some((name, path)) if !std::path::Path::new(text).exists() => (name.to_owned(), PathBuf::from(path)),
+        Some(_) | None => {
+            let path = PathBuf::from(text);
+            let name = path.file_name().and_then(|name| name.to_str()).ok_or(RULE)?.to_owned();
+            (name, path)
+        }
+    };
+    if path.as_os_str().is_empty() {
+        return Err(RULE.to_owned());
+    }
+    protocol::definition::check_relative_name("inputs", &name).map_err(|error| error.to_string())?;
+    Ok((name, path))
+}
+
+fn variable(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("write NAME=VALUE"),
+    }
+}
+
+fn cpus(text: &str) -> Result<f64, &'static str> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or("write a number above zero, such as 2 or 0.5")
+}
+
+fn duration(text: &str) -> Result<String, &'static str> {
+    protocol::duration::limit_ms(text)
+        .map(|_| text.to_owned())
+        .ok_or("write a duration above zero, such as 90s, 5m or 1h30")
+}
+
+/// A job that is there already.
+#[derive(Debug, clap::Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct One {
+    /// The queue [env: GRIDSOCKET_QUEUE]
+    queue: Option<String>,
+    /// The job's id, 64 hex digits
+    #[arg(value_name = "JOB")]
+    job: String,
+    #[command(flatten)]
+    api: Api,
+}
+
+impl One {
+    /// Applies flag > variable > default.
+    pub(crate) fn settings(&self, env: Env<'_>) -> Result<(Target, JobId), UsageError> {
+        let target = Target { api: self.api.settings(env)?, queue: queue_name(self.queue.as_deref(), env)? };
+        let job = self.job.parse().map_err(|error| UsageError::new(format!("{:?}", self.job), format!("{error}")))?;
+        Ok((target, job))
+    }
+}
+
+/// Options of `job await`.
+#[derive(Debug, clap::Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Await {
+    #[command(flatten)]
+    pub(crate) one: One,
+    /// Where result files go
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+}
+
+/// Which lines of a job's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Pulling or building the image.
+    Build,
+    /// The container's output.
+    Run,
+    /// Both, each with its own count of lines.
+    Both,
+}
+
+/// Options of `job logs`.
+#[derive(Debug, clap::Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    pub(crate) one: One,
+    /// Which lines: those of getting the image, or those of the container
+    #[arg(long, value_enum, default_value = "run")]
+    pub(crate) kind: Kind,
+    /// Go on until the job is over
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Leave out the first N lines
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) since: u64,
+}
+
+/// Options of `job cancel`.
+#[derive(Debug, clap::Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    pub(crate) one: One,
+    /// Withdraw only this namespace's wish for the job; `*` for everyone's [default: the default namespace]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) namespace: Option<Namespace>,
+    /// Why, for whoever asks later
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+}
+
+/// Options of `job ls`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ls {
+    /// The queue [env: GRIDSOCKET_QUEUE]
+    queue: Option<String>,
+    /// JSON, one job a line, instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+impl Ls {
+    /// Applies flag > variable > default.
+    pub(crate) fn settings(&self, env: Env<'_>) -> Result<Target, UsageError> {
+        Ok(Target { api: self.api.settings(env)?, queue: queue_name(self.queue.as_deref(), env)? })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! What the job commands' words come to.
+
+use clap::Parser;
+
+use super::*;
+use crate::args::Cli;
+
+const ID: &str = "84696046848ef38f50a2f6182fc7674eaee3d1fac23fe57466d6cb5f771794e4";
+
+fn parse(words: &[&str]) -> Command {
+    let cli = Cli::try_parse_from([&["gridsocket", "job"], words].concat()).unwrap();
+    match cli.command {
+        Some(crate::args::Command::Job(args)) => args.command,
+        other => panic!("another command: {other:?}"),
+    }
+}
+
+fn add(words: &[&str], env: &[(&str, &str)]) -> Result<AddSettings, UsageError> {
+    let Command::Add(add) = parse(&[&["add"], words].concat()) else { panic!("another command") };
+    add.settings(&|name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+}
+
+fn spec(words: &[&str]) -> Spec {
+    match add(words, &[]).unwrap().source {
+        Source::Flags(spec) => spec,
+        Source::Stdin => panic!("standard input"),
+    }
+}
+
+#[test]
+fn queue_and_broker_have_flags_over_variables_over_defaults() {
+    let env = [(QUEUE, "from-env"), (API, "http://env:1/")];
+    let of = |words: &[&str], env: &[(&str, &str)]| {
+        let target = add(words, env).unwrap().target;
+        (target.api, target.queue.to_string())
+    };
+    assert_eq!(of(&["q"], &[]), ("http://localhost:8000".into(), "q".into()));
+    assert_eq!(of(&[], &env), ("http://env:1".into(), "from-env".into()));
+    assert_eq!(of(&["q", "--api", "http://flag:2"], &env), ("http://flag:2".into(), "q".into()));
+    assert_eq!(add(&[], &[]).unwrap_err().place, "queue");
+}
+
+#[test]
+fn a_job_may_be_named_without_its_queue_when_the_variable_names_it() {
+    let Command::Result(one) = parse(&["result", ID]) else { panic!("another command") };
+    let (target, job) = one.settings(&|name| (name == QUEUE).then(|| "q".to_owned())).unwrap();
+    assert_eq!((target.queue.as_str(), job.to_string().as_str()), ("q", ID));
+    assert_eq!(one.settings(&|_| None).unwrap_err().place, "queue");
+    let Command::Logs(logs) = parse(&["logs", "q2", ID, "--kind", "both", "--follow", "--since", "3"]) else {
+        panic!()
+    };
+    assert_eq!(logs.one.settings(&|_| None).unwrap().0.queue.as_str(), "q2");
+    assert_eq!((logs.kind, logs.follow, logs.since), (Kind::Both, true, 3));
+}
+
+#[test]
+fn every_flag_reaches_the_definition() {
+    let words = [
+        "q",
+        "--image",
+        "python:3.12",
+        "-c",
+        "-x --y 'z'",
+        "--entrypoint",
+        "sh -c",
+        "--workdir",
+        "/w",
+        "--file",
+        "a.txt",
+        "--file",
+        "b/c.txt=/d/e.txt",
+        "--env",
+        "A=1",
+        "-e",
+        "B=x=y",
+        "--cpus",
+        "0.5",
+        "--gpus",
+        "1",
+        "--memory",
+        "2g",
+        "--max-duration",
+        "1h30",
+    ];
+    assert_eq!(
+        spec(&words),
+        Spec {
+            image: "python:3.12".into(),
+            command: Some("-x --y 'z'".into()),
+            entrypoint: Some("sh -c".into()),
+            workdir: Some("/w".into()),
+            files: vec![("a.txt".into(), "a.txt".into()), ("b/c.txt".into(), "/d/e.txt".into())],
+            env: vec![("A".into(), "1".into()), ("B".into(), "x=y".into())],
+            cpus: Some(0.5),
+            gpus: Some(1),
+            memory: Some("2g".into()),
+            max_duration: Some("1h30".into()),
+        }
+    );
+}
+
+#[test]
+fn a_definition_may_come_on_standard_input_and_then_alone() {
+    assert_eq!(add(&["q", "-"], &[]).unwrap().source, Source::Stdin);
+    let by_variable = add(&["-"], &[(QUEUE, "q")]).unwrap();
+    assert_eq!((by_variable.source, by_variable.target.queue.as_str()), (Source::Stdin, "q"));
+    assert_eq!(add(&["q", "-", "--image", "a"], &[]).unwrap_err().place, "--image");
+    assert!(add(&["q", "echo hello"], &[]).unwrap_err().problem.contains("-c"));
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_with_the_flag_and_the_rule() {
+    let cases: [(&[&str], &str); 11] = [
+        (&["q", "--cpus", "0"], "--cpus"),
+        (&["q", "--cpus", "inf"], "--cpus"),
+        (&["q", "--gpus", "half"], "--gpus"),
+        (&["q", "--memory", "much"], "--memory"),
+        (&["q", "--max-duration", "soon"], "--max-duration"),
+        (&["q", "--env", "NAME"], "--env"),
+        (&["q", "--env", "=x"], "--env"),
+        (&["q", "--file", "../x=/etc/hosts"], "--file"),
+        (&["q", "--file", "/x=/etc/hosts"], "--file"),
+        (&["q", "--file", "a/x", "--file", "b/x"], "--file"),
+        (&["a/b"], "queue"),
+    ];
+    for (words, place) in cases {
+        let refused = add(words, &[]).unwrap_err();
+        assert_eq!(refused.place, place, "{words:?}");
+        assert!(refused.problem.len() > 10, "{refused}");
+    }
+}
+
+#[test]
+fn an_id_has_64_digits() {
+    let Command::Result(one) = parse(&["result", "q", "abc"]) else { panic!("another command") };
+    assert!(one.settings(&|_| None).unwrap_err().problem.contains("64"));
+}

@@ -1,0 +1,147 @@
+//! `gridsocket run`: a worker for a broker elsewhere, by the names that existing deployments use.
+
+use worker::ShutdownMode;
+use worker::config::{ApiAddress, Config, Identity};
+
+use super::serve::folder;
+use super::setting::{Env, UsageError, setting};
+use super::{local, worker as worker_args};
+
+const QUEUE: &str = "METAPAGE_IO_WORKER_QUEUE";
+const MODE: &str = "METAPAGE_IO_WORKER_MODE";
+const API_ADDRESS: &str = "METAPAGE_IO_WORKER_API_ADDRESS";
+const ID: &str = "METAPAGE_IO_WORKER_ID";
+const GENERATE_ID: &str = "METAPAGE_IO_WORKER_GENERATE_WORKER_ID";
+/// What stands in the addresses of uploaded outputs, where the broker's address is not reachable for others.
+const PUBLIC_API: &str = "DEV_ONLY_EXTERNAL_SERVER_ADDRESS";
+
+/// The broker that workers of the existing system dial.
+const API_ADDRESS_DEFAULT: &str = "https://container.mtfm.io";
+/// The existing system's folder: it must have the same path for the container engine, and `/tmp` is what people mount.
+const DATA_DIRECTORY_DEFAULT: &str = "/tmp/worker-metapage-io";
+
+/// Options of `gridsocket run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The queue to work for; required unless `--mode=local` [env: METAPAGE_IO_WORKER_QUEUE]
+    queue: Option<String>,
+    /// The broker's address [env: METAPAGE_IO_WORKER_API_ADDRESS] [default: https://container.mtfm.io]
+    #[arg(short, long, value_name = "URL")]
+    api_address: Option<String>,
+    /// `remote`: work for a broker elsewhere; `local`: be the broker too, as `gridsocket local`
+    /// [env: METAPAGE_IO_WORKER_MODE] [default: remote]
+    #[arg(short, long, value_name = "MODE")]
+    mode: Option<String>,
+    /// Local mode: the port of page and interface [env: METAPAGE_IO_WORKER_PORT] [default: 8000]
+    #[arg(short, long, value_name = "PORT")]
+    port: Option<String>,
+    /// Where inputs and outputs of jobs lie while they run, the mode's name is appended; the same path must be valid for the
+    /// container engine [env: METAPAGE_IO_WORKER_DATA_DIRECTORY] [default: /tmp/worker-metapage-io, or as `local` has it]
+    #[arg(short, long, value_name = "DIR")]
+    data_directory: Option<String>,
+    /// The worker's id, not kept for the next start [env: METAPAGE_IO_WORKER_ID] [default: one that is kept in the data folder]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    #[command(flatten)]
+    worker: worker_args::Args,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  gridsocket run my-secret-queue --api-address http://broker.example:8000
+  gridsocket run my-secret-queue -a http://broker.example:8000 -c 4 --gpus device=0,1 -t 1h
+  METAPAGE_IO_WORKER_QUEUE=my-secret-queue METAPAGE_IO_WORKER_CPUS=4 gridsocket run
+
+DOCKER_HOST names the container engine. METAPAGE_IO_WORKER_GENERATE_WORKER_ID=true takes a new id
+at each start.";
+
+/// What `gridsocket run` is to be.
+#[derive(Clone, Debug)]
+pub(crate) enum Settings {
+    /// A worker for a broker elsewhere.
+    Remote(Remote),
+    /// `gridsocket local`.
+    Local(local::Settings),
+}
+
+/// Checked options of a worker for a broker elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Remote {
+    /// The worker.
+    pub(crate) worker: Config,
+    /// What happens to runs when the worker stops.
+    pub(crate) on_exit: ShutdownMode,
+    /// Whether to say more in the log.
+    pub(crate) debug: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Remote,
+    Local,
+}
+
+impl Args {
+    /// Applies flag > variable > default.
+    pub(crate) fn settings(&self, env: Env<'_>) -> Result<Settings, UsageError> {
+        match setting("--mode", self.mode.as_deref(), MODE).or(env, Mode::Remote, mode)? {
+            Mode::Remote => self.remote(env).map(Settings::Remote),
+            Mode::Local => self.local().settings(env).map(Settings::Local),
+        }
+    }
+
+    fn remote(&self, env: Env<'_>) -> Result<Remote, UsageError> {
+        let queue = setting("queue", self.queue.as_deref(), QUEUE).find(env, str::parse)?.ok_or_else(|| {
+            UsageError::new("queue", format!("say which queue to work for: `gridsocket run <queue>`, or set {QUEUE}"))
+        })?;
+        let api = setting("--api-address", self.api_address.as_deref(), API_ADDRESS);
+        let api = api.find(env, str::parse::<ApiAddress>)?.unwrap_or_else(api_address_default);
+        let data = setting("--data-directory", self.data_directory.as_deref(), local::DATA_DIRECTORY);
+        let data = data.or(env, DATA_DIRECTORY_DEFAULT.into(), folder)?.join("remote");
+        let mut worker = Config::new(queue, api, data);
+        worker.public_api = setting(PUBLIC_API, None, PUBLIC_API).find(env, str::parse)?;
+        worker.id = self.identity(env)?;
+        self.worker.apply(env, &mut worker)?;
+        worker.check().map_err(|error| UsageError::new("--data-directory", error.to_string()))?;
+        Ok(Remote {
+            on_exit: self.worker.on_exit(env, worker.max_job_duration_ms)?,
+            debug: self.worker.debug(env)?,
+            worker,
+        })
+    }
+
+    fn identity(&self, env: Env<'_>) -> Result<Identity, UsageError> {
+        let given = setting("--id", self.id.as_deref(), ID).find(env, str::parse)?;
+        let is_fresh = env(GENERATE_ID).is_some_and(|value| !value.is_empty());
+        Ok(match (given, is_fresh) {
+            (Some(id), _) => Identity::Given(id),
+            (None, true) => Identity::Fresh,
+            (None, false) => Identity::Kept,
+        })
+    }
+
+    fn local(&self) -> local::Args {
+        local::Args {
+            port: self.port.clone(),
+            listen: None,
+            data_directory: self.data_directory.clone(),
+            worker: self.worker.clone(),
+        }
+    }
+}
+
+fn api_address_default() -> ApiAddress {
+    API_ADDRESS_DEFAULT.parse().expect("the default address is one")
+}
+
+fn mode(text: &str) -> Result<Mode, &'static str> {
+    match text {
+        "remote" => Ok(Mode::Remote),
+        "local" => Ok(Mode::Local),
+        _ => Err("write remote or local"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! What the worker's words come to.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser;
+use worker::config::{GpuSpec, JobLimits};
+
+use super::*;
+use crate::args::{Cli, Command};
+
+fn settings(words: &[&str], env: &[(&str, &str)]) -> Result<Settings, UsageError> {
+    let cli = Cli::try_parse_from([&["gridsocket", "run"], words].concat()).unwrap();
+    let Some(Command::Run(args)) = cli.command else { panic!("another command") };
+    args.settings(&|name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+}
+
+fn remote(words: &[&str], env: &[(&str, &str)]) -> Remote {
+    match settings(words, env).unwrap() {
+        Settings::Remote(remote) => remote,
+        Settings::Local(_) => panic!("local"),
+    }
+}
+
+fn local(words: &[&str], env: &[(&str, &str)]) -> local::Settings {
+    match settings(words, env).unwrap() {
+        Settings::Local(local) => local,
+        Settings::Remote(_) => panic!("remote"),
+    }
+}
+
+/// All that can be set, as text, so that a whole worker can be compared at once.
+fn summary(remote: &Remote) -> Vec<String> {
+    let worker = &remote.worker;
+    vec![
+        worker.queue.to_string(),
+        worker.api.to_string(),
+        worker.cpus.to_string(),
+        format!("{:?}", worker.gpus),
+        worker.data_directory.display().to_string(),
+        worker.max_job_duration_ms.to_string(),
+        format!("{:?}", worker.id),
+        format!("{:?}", worker.memory_bytes),
+        worker.tags.join(","),
+        format!("{:?}", worker.limits),
+        worker.no_new_privileges.to_string(),
+        format!("{:?}", worker.network),
+        format!("{:?}", remote.on_exit),
+        remote.debug.to_string(),
+    ]
+}
+
+#[test]
+fn the_defaults_are_those_of_existing_deployments() {
+    let expected = [
+        "q",
+        "https://container.mtfm.io",
+        "1",
+        "Count(0)",
+        "/tmp/worker-metapage-io/remote",
+        "300000",
+        "Kept",
+        "None",
+        "",
+        &format!("{:?}", JobLimits::default()),
+        "false",
+        "None",
+        "Leave",
+        "false",
+    ];
+    assert_eq!(summary(&remote(&["q"], &[])), expected);
+}
+
+const ENV: [(&str, &str); 16] = [
+    ("METAPAGE_IO_WORKER_QUEUE", "from-env"),
+    ("METAPAGE_IO_WORKER_MODE", "remote"),
+    ("METAPAGE_IO_WORKER_API_ADDRESS", "http://env:1/"),
+    ("METAPAGE_IO_WORKER_CPUS", "2"),
+    ("METAPAGE_IO_WORKER_GPUS", "1"),
+    ("METAPAGE_IO_WORKER_DATA_DIRECTORY", "/env"),
+    ("METAPAGE_IO_WORKER_JOB_MAX_DURATION", "1h"),
+    ("METAPAGE_IO_WORKER_ID", "env-id"),
+    ("METAPAGE_IO_WORKER_MEMORY", "1g"),
+    ("METAPAGE_IO_WORKER_TAGS", "env"),
+    ("METAPAGE_IO_WORKER_JOB_CPUS", "1"),
+    ("METAPAGE_IO_WORKER_JOB_MEMORY", "1g"),
+    ("METAPAGE_IO_WORKER_JOB_PIDS", "1"),
+    ("METAPAGE_IO_WORKER_NETWORK", "env"),
+    ("METAPAGE_IO_WORKER_ON_EXIT", "kill"),
+    ("METAPAGE_IO_WORKER_DEBUG", "true"),
+];
+
+#[test]
+fn every_variable_wins_over_its_default() {
+    let limits = JobLimits { cpus_milli: Some(1000), memory_bytes: Some(1 << 30), pids: Some(1) };
+    let env = [&ENV[..], &[("METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES", "true")]].concat();
+    let expected = [
+        "from-env",
+        "http://env:1",
+        "2",
+        "Count(1)",
+        "/env/remote",
+        "3600000",
+        "Given(WorkerId(\"env-id\"))",
+        "Some(1073741824)",
+        "env",
+        &format!("{limits:?}"),
+        "true",
+        "Some(\"env\")",
+        "Kill",
+        "true",
+    ];
+    assert_eq!(summary(&remote(&[], &env)), expected);
+}
+
+#[test]
+fn every_flag_wins_over_its_variable() {
+    let words = [
+        "from-flag",
+        "-c",
+        "3",
+        "--gpus=device=0,2",
+        "--mode=remote",
+        "-a",
+        "http://flag:2",
+        "-d",
+        "/flag",
+        "-t",
+        "90",
+        "--id",
+        "flag-id",
+        "--memory",
+        "2g",
+        "--tags",
+        "a,b",
+        "--job-cpus",
+        "2",
+        "--job-memory",
+        "2g",
+        "--job-pids",
+        "2",
+        "--no-new-privileges=false",
+        "--network",
+        "flag",
+        "--drain",
+        "--debug=false",
+    ];
+    let limits = JobLimits { cpus_milli: Some(2000), memory_bytes: Some(2 << 30), pids: Some(2) };
+    let env = [&ENV[..], &[("METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES", "true")]].concat();
+    let expected = [
+        "from-flag",
+        "http://flag:2",
+        "3",
+        "Devices([\"0\", \"2\"])",
+        "/flag/remote",
+        "90",
+        "Given(WorkerId(\"flag-id\"))",
+        "Some(2147483648)",
+        "a,b",
+        &format!("{limits:?}"),
+        "false",
+        "Some(\"flag\")",
+        &format!("{:?}", ShutdownMode::Drain { limit: Duration::from_millis(90) }),
+        "false",
+    ];
+    assert_eq!(summary(&remote(&words, &env)), expected);
+}
+
+#[test]
+fn local_mode_is_the_local_command() {
+    let env = [
+        ("METAPAGE_IO_WORKER_MODE", "local"),
+        ("METAPAGE_IO_WORKER_PORT", "9001"),
+        ("METAPAGE_IO_WORKER_CPUS", "2"),
+        ("HOME", "/h"),
+    ];
+    let from_env = local(&["ignored"], &env);
+    assert_eq!((from_env.port, from_env.worker.cpus, from_env.worker.queue.as_str()), (9001, 2, "local"));
+    assert_eq!(from_env.broker_data, Path::new("/h/.local/share/gridsocket/local/broker"));
+    assert_eq!(local(&["-p", "9002", "-m", "local"], &env).port, 9002);
+    assert_eq!(remote(&["-m", "remote", "q"], &env).worker.queue.as_str(), "q");
+}
+
+#[test]
+fn a_fresh_id_is_asked_for_by_any_text_and_a_given_id_wins() {
+    let id = |words: &[&str], value: &'static str| remote(words, &[(GENERATE_ID, value)]).worker.id;
+    assert_eq!(id(&["q"], "1"), Identity::Fresh);
+    assert_eq!(id(&["q"], ""), Identity::Kept);
+    assert_eq!(id(&["q", "--id", "a"], "1"), Identity::Given("a".parse().unwrap()));
+}
+
+#[test]
+fn the_gpu_flag_without_a_value_leaves_the_word_to_the_variable() {
+    assert_eq!(remote(&["q", "--gpus"], &[("METAPAGE_IO_WORKER_GPUS", "all")]).worker.gpus, GpuSpec::All);
+    assert_eq!(remote(&["q", "--gpus"], &[]).worker.gpus, GpuSpec::Count(0));
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_with_the_place_and_the_rule() {
+    let cases: [(&[&str], &str); 10] = [
+        (&[], "queue"),
+        (&["a/b"], "queue"),
+        (&["q", "--cpus", "0"], "--cpus"),
+        (&["q", "--cpus", "x"], "--cpus"),
+        (&["q", "-t", "soon"], "--max-job-duration"),
+        (&["q", "-t", "0"], "--max-job-duration"),
+        (&["q", "-a", "broker"], "--api-address"),
+        (&["q", "-m", "both"], "--mode"),
+        (&["q", "-g", "GPU"], "--gpus"),
+        (&["-m", "local", "-p", "99999"], "--port"),
+    ];
+    for (words, place) in cases {
+        let refused = settings(words, &[]).unwrap_err();
+        assert_eq!(refused.place, place, "{words:?}");
+        assert!(refused.problem.len() > 20, "{refused}");
+    }
+    assert_eq!(settings(&["q"], &[("METAPAGE_IO_WORKER_CPUS", "-1")]).unwrap_err().place, "METAPAGE_IO_WORKER_CPUS");
+}

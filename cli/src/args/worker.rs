@@ -1,0 +1,204 @@
+//! The worker's options that `gridsocket run` and `gridsocket local` share, by the names that existing deployments use.
+
+use std::time::Duration;
+
+use worker::ShutdownMode;
+use worker::config::{CPUS_MAX, Config, GpuSpec, JOB_DURATION_MS_DEFAULT, JobLimits, parse_duration_ms};
+
+use super::setting::{Env, UsageError, setting, truth};
+
+const CPUS: &str = "METAPAGE_IO_WORKER_CPUS";
+const GPUS: &str = "METAPAGE_IO_WORKER_GPUS";
+const MEMORY: &str = "METAPAGE_IO_WORKER_MEMORY";
+const TAGS: &str = "METAPAGE_IO_WORKER_TAGS";
+const MAX_DURATION: &str = "METAPAGE_IO_WORKER_JOB_MAX_DURATION";
+const JOB_CPUS: &str = "METAPAGE_IO_WORKER_JOB_CPUS";
+const JOB_MEMORY: &str = "METAPAGE_IO_WORKER_JOB_MEMORY";
+const JOB_PIDS: &str = "METAPAGE_IO_WORKER_JOB_PIDS";
+const NO_NEW_PRIVILEGES: &str = "METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES";
+const NETWORK: &str = "METAPAGE_IO_WORKER_NETWORK";
+const ON_EXIT: &str = "METAPAGE_IO_WORKER_ON_EXIT";
+const DEBUG: &str = "METAPAGE_IO_WORKER_DEBUG";
+const DOCKER_HOST: &str = "DOCKER_HOST";
+
+/// Jobs at once, unless told otherwise.
+const CPUS_DEFAULT: u32 = 1;
+/// The fewest bytes of memory that an engine gives a container: 6 MiB.
+const MEMORY_BYTES_MIN: u64 = 6 * 1024 * 1024;
+
+/// Options of a worker, wherever its broker is.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// How many jobs run at once [env: METAPAGE_IO_WORKER_CPUS] [default: 1]
+    #[arg(short, long, value_name = "N")]
+    cpus: Option<String>,
+    /// GPUs to offer: a number, `all`, or `device=0,2` [env: METAPAGE_IO_WORKER_GPUS] [default: 0]
+    #[arg(short, long, value_name = "SPEC", num_args = 0..=1, default_missing_value = "")]
+    gpus: Option<String>,
+    /// The longest that a job may run, such as `5m` or `1h30` [env: METAPAGE_IO_WORKER_JOB_MAX_DURATION] [default: 5m]
+    #[arg(short = 't', long, value_name = "DURATION")]
+    max_job_duration: Option<String>,
+    /// Memory to offer to all jobs together, such as `8g` [env: METAPAGE_IO_WORKER_MEMORY] [default: not counted]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Take only jobs with one of these tags, separated by commas [env: METAPAGE_IO_WORKER_TAGS] [default: any job]
+    #[arg(long, value_name = "TAGS")]
+    tags: Option<String>,
+    /// The most CPUs one job's container may use, fractions allowed [env: METAPAGE_IO_WORKER_JOB_CPUS]
+    #[arg(long, value_name = "N")]
+    job_cpus: Option<String>,
+    /// The most memory one job's container may use [env: METAPAGE_IO_WORKER_JOB_MEMORY]
+    #[arg(long, value_name = "SIZE")]
+    job_memory: Option<String>,
+    /// The most processes and threads in one job's container [env: METAPAGE_IO_WORKER_JOB_PIDS]
+    #[arg(long, value_name = "N")]
+    job_pids: Option<String>,
+    /// Start containers so that nothing in them gains rights, `sudo` included [env: METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    no_new_privileges: Option<String>,
+    /// The container engine's network for jobs [env: METAPAGE_IO_WORKER_NETWORK] [default: a bridge of the workers' own]
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Running jobs at SIGTERM: `leave` (a restarted worker takes them over), `drain` or `drain=DURATION` (wait for them), or
+    /// `kill` (hand them back) [env: METAPAGE_IO_WORKER_ON_EXIT] [default: leave]
+    #[arg(long, value_name = "WHAT")]
+    on_exit: Option<String>,
+    /// Short for --on-exit=drain
+    #[arg(long, conflicts_with_all = ["on_exit", "kill_on_exit"])]
+    drain: bool,
+    /// Short for --on-exit=kill
+    #[arg(long, conflicts_with = "on_exit")]
+    kill_on_exit: bool,
+    /// Say more in the log [env: METAPAGE_IO_WORKER_DEBUG]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    debug: Option<String>,
+}
+
+impl Args {
+    /// Writes the options into `config`, by flag > variable > default.
+    pub(super) fn apply(&self, env: Env<'_>, config: &mut Config) -> Result<(), UsageError> {
+        config.cpus = setting("--cpus", self.cpus.as_deref(), CPUS).or(env, CPUS_DEFAULT, cpus)?;
+        // The flag without a value leaves the word to the variable.
+        let gpus = self.gpus.as_deref().filter(|given| !given.is_empty());
+        config.gpus = setting("--gpus", gpus, GPUS).or(env, GpuSpec::Count(0), str::parse)?;
+        config.max_job_duration_ms = setting("--max-job-duration", self.max_job_duration.as_deref(), MAX_DURATION).or(
+            env,
+            JOB_DURATION_MS_DEFAULT,
+            parse_duration_ms,
+        )?;
+        config.memory_bytes = setting("--memory", self.memory.as_deref(), MEMORY).find(env, memory)?;
+        config.tags = setting("--tags", self.tags.as_deref(), TAGS).or(env, Vec::new(), tags)?;
+        config.limits = JobLimits {
+            cpus_milli: setting("--job-cpus", self.job_cpus.as_deref(), JOB_CPUS).find(env, cpus_milli)?,
+            memory_bytes: setting("--job-memory", self.job_memory.as_deref(), JOB_MEMORY).find(env, memory)?,
+            pids: setting("--job-pids", self.job_pids.as_deref(), JOB_PIDS).find(env, pids)?,
+        };
+        config.no_new_privileges = setting("--no-new-privileges", self.no_new_privileges.as_deref(), NO_NEW_PRIVILEGES)
+            .or(env, false, truth)?;
+        config.network = setting("--network", self.network.as_deref(), NETWORK).find(env, network)?;
+        config.docker_host = env(DOCKER_HOST).filter(|host| !host.trim().is_empty());
+        Ok(())
+    }
+
+    /// What happens to runs when the worker stops.
+    pub(super) fn on_exit(&self, env: Env<'_>, max_job_duration_ms: u64) -> Result<ShutdownMode, UsageError> {
+        let given = match (self.drain, self.kill_on_exit) {
+            (true, _) => Some("drain"),
+            (false, true) => Some("kill"),
+            (false, false) => self.on_exit.as_deref(),
+        };
+        let read = |text: &str| on_exit(text, max_job_duration_ms);
+        setting("--on-exit", given, ON_EXIT).or(env, ShutdownMode::Leave, read)
+    }
+
+    /// Whether to say more in the log.
+    pub(super) fn debug(&self, env: Env<'_>) -> Result<bool, UsageError> {
+        setting("--debug", self.debug.as_deref(), DEBUG).or(env, false, truth)
+    }
+}
+
+fn cpus(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=CPUS_MAX).contains(number));
+    number.ok_or_else(|| format!("it is the number of jobs that run at once, a whole number from 1 to {CPUS_MAX}"))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+fn cpus_milli(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number: &f64| *number >= 0.01 && *number <= f64::from(CPUS_MAX));
+    let rule = || format!("write a number of CPUs from 0.01 to {CPUS_MAX}, such as 2 or 0.5");
+    number.map(|number| (number * 1000.0).round() as u32).ok_or_else(rule)
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    let bytes = protocol::size::parse_size_bytes(text).map_err(|error| error.to_string())?;
+    if bytes < MEMORY_BYTES_MIN {
+        Err("a container needs 6m or more; write a size such as 512m or 8g".into())
+    } else {
+        Ok(bytes)
+    }
+}
+
+fn pids(text: &str) -> Result<u32, &'static str> {
+    text.parse().ok().filter(|&pids| pids > 0).ok_or("write a whole number above zero, such as 1024")
+}
+
+fn tags(text: &str) -> Result<Vec<String>, &'static str> {
+    let tags: Vec<String> = text.split(',').map(|tag| tag.trim().to_owned()).collect();
+    if tags.iter().any(String::is_empty) {
+        Err("write tags with commas between them, such as gpu,eu")
+    } else {
+        Ok(tags)
+    }
+}
+
+fn network(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() {
+        Err("write the name of a network of the container engine, such as bridge or none")
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+fn on_exit(text: &str, max_job_duration_ms: u64) -> Result<ShutdownMode, &'static str> {
+    const RULE: &str = "write leave, drain, drain=10m or kill";
+    match text.split_once('=') {
+        None if text == "leave" => Ok(ShutdownMode::Leave),
+        None if text == "kill" => Ok(ShutdownMode::Kill),
+        // No job runs longer than that.
+        None if text == "drain" => Ok(ShutdownMode::Drain { limit: Duration::from_millis(max_job_duration_ms) }),
+        Some(("drain", limit)) => {
+            let limit = parse_duration_ms(limit).map_err(|_| RULE)?;
+            Ok(ShutdownMode::Drain { limit: Duration::from_millis(limit) })
+        }
+        Some(_) | None => Err(RULE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_at_the_end_can_be_said_in_four_ways() {
+        let drain = |ms| ShutdownMode::Drain { limit: Duration::from_millis(ms) };
+        assert_eq!(on_exit("leave", 7), Ok(ShutdownMode::Leave));
+        assert_eq!(on_exit("kill", 7), Ok(ShutdownMode::Kill));
+        assert_eq!(on_exit("drain", 7), Ok(drain(7)));
+        assert_eq!(on_exit("drain=10s", 7), Ok(drain(10_000)));
+        for bad in ["", "drain=", "drain=never", "stop", "kill=1"] {
+            assert!(on_exit(bad, 7).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_are_in_range() {
+        assert_eq!(cpus_milli("0.5"), Ok(500));
+        assert!(cpus_milli("0").is_err() && cpus_milli("nan").is_err() && cpus_milli("1e9").is_err());
+        assert_eq!(memory("8g"), Ok(8 << 30));
+        assert!(memory("1k").is_err() && memory("much").is_err());
+        assert!(pids("0").is_err() && pids("1024").is_ok());
+        assert_eq!(tags("a, b"), Ok(vec!["a".into(), "b".into()]));
+        assert!(tags("a,,b").is_err());
+    }
+}

@@ -1,0 +1,292 @@
+//! Following one job over the native dialect: a machine from messages to what is worth telling. No IO, no clock.
+//!
+//! It folds the queue's records with the same code as the broker, and keeps a cursor for each log, so that a broken socket
+//! can be replaced by a new one without a line lost or said twice.
+
+use protocol::PROTOCOL_VERSION;
+use protocol::id::{Head, JobId, QueueKey, RunNumber, Seq, WorkerId};
+use protocol::native::{FromBroker, Hello, LogKind, LogLine, RequestId, ToBroker};
+use protocol::queue::{ApplyError, QueueState, StateError, Status};
+use protocol::raw::RecordBytes;
+
+/// What there is to tell.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Told {
+    /// A line of the log.
+    Line(LogKind, LogLine),
+    /// So many lines are not kept any more.
+    Gap(LogKind, u64),
+    /// The job is in a new state.
+    Now(View),
+    /// The queue does not hold the job: it ended some time ago, or was never there.
+    Absent,
+    /// The job waits, and nobody is there to take it.
+    NoWorkers,
+}
+
+/// Where the job stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct View {
+    /// Its status.
+    pub(crate) status: Status,
+    /// The number of its newest run; 0 before the first.
+    pub(crate) run: RunNumber,
+    /// Who runs, or ran, it.
+    pub(crate) worker: Option<WorkerId>,
+}
+
+impl View {
+    /// Whether it waits or runs.
+    pub(crate) const fn is_live(&self) -> bool {
+        matches!(self.status, Status::Queued { .. } | Status::Running {})
+    }
+}
+
+/// Why following cannot go on as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FollowError {
+    /// Another version of the dialect.
+    #[error(
+        "the broker speaks version {0} of the dialect, this program version {PROTOCOL_VERSION}: update the older one"
+    )]
+    Version(u16),
+    /// The broker has fewer records than it has shown before.
+    #[error("the broker's log went back from {seen} to {now}: it has lost records that it had confirmed")]
+    WentBack {
+        /// What it has shown.
+        seen: Seq,
+        /// What it has.
+        now: Seq,
+    },
+    /// The broker refuses the conversation.
+    #[error("the broker refuses: {message} ({code})")]
+    Rejected {
+        /// Its word for programs.
+        code: String,
+        /// Its sentence for people.
+        message: String,
+    },
+    /// The state that was sent cannot be read.
+    #[error("the broker sent a state that cannot be read: {0}")]
+    State(#[from] StateError),
+    /// A record does not continue the state: start again from a snapshot.
+    #[error("the broker sent a record that does not continue its log: {0}")]
+    Record(#[from] ApplyError),
+    /// Records came before any state.
+    #[error("the broker sent records before a state")]
+    NoState,
+}
+
+/// Refusals that pass: the broker is on its way down and comes back, or lost us for a moment.
+const PASSING: [&str; 3] = ["stopping", "busy", "silent"];
+
+impl FollowError {
+    /// Whether a new socket may do better.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Rejected { code, .. } => PASSING.contains(&code.as_str()),
+            Self::State(_) | Self::Record(_) | Self::NoState => true,
+            Self::Version(_) | Self::WentBack { .. } => false,
+        }
+    }
+
+    /// Whether it has to start from a fresh snapshot.
+    pub(crate) const fn needs_snapshot(&self) -> bool {
+        matches!(self, Self::State(_) | Self::Record(_) | Self::NoState)
+    }
+}
+
+#[derive(Debug)]
+struct Cursor {
+    kind: LogKind,
+    next: u64,
+    is_final: bool,
+}
+
+/// A job that is followed.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    job: JobId,
+    cursors: Vec<Cursor>,
+    state: Option<QueueState>,
+    queue: Option<QueueKey>,
+    view: Option<View>,
+    is_absent: bool,
+    /// Whether there is a worker, as far as is known.
+    has_workers: Option<bool>,
+    told_no_workers: bool,
+}
+
+impl Follow {
+    /// Follows `job` and the logs of `kinds`, each from line `since` on.
+    pub(crate) fn new(job: JobId, kinds: &[LogKind], since: u64) -> Self {
+        let cursors = kinds.iter().map(|&kind| Cursor { kind, next: since, is_final: false }).collect();
+        Self {
+            job,
+            cursors,
+            state: None,
+            queue: None,
+            view: None,
+            is_absent: false,
+            has_workers: None,
+            told_no_workers: false,
+        }
+    }
+
+    /// What to say on a new socket.
+    pub(crate) fn opening(&self) -> Vec<ToBroker> {
+        let resume = self.state.as_ref().map(QueueState::head);
+        let hello = Hello { version: PROTOCOL_VERSION, watch: true, resume, worker: None };
+        let wanted = self.cursors.iter().enumerate().filter(|(_, cursor)| !cursor.is_final);
+        let follows = wanted.map(|(at, cursor)| ToBroker::FollowLogs {
+            req: request_of(at),
+            job: self.job,
+            kind: cursor.kind,
+            since: cursor.next,
+        });
+        std::iter::once(ToBroker::Hello(hello)).chain(follows).collect()
+    }
+
+    /// Forgets the folded state, so that the next socket starts from a snapshot. Cursors stay.
+    pub(crate) fn start_afresh(&mut self) {
+        self.state = None;
+    }
+
+    /// Where the job stands, as far as is known.
+    pub(crate) const fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    /// Whether the job is over, its last lines perhaps still on the way.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_absent || self.view.as_ref().is_some_and(|view| !view.is_live())
+    }
+
+    /// Whether there is nothing more to come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.has_ended() && self.cursors.iter().all(|cursor| cursor.is_final)
+    }
+
+    /// Takes a message in.
+    pub(crate) fn on(&mut self, message: FromBroker) -> Result<Vec<Told>, FollowError> {
+        let mut told = match message {
+            FromBroker::Welcome { version, queue, head, .. } => {
+                self.welcomed(version, queue, head)?;
+                Vec::new()
+            }
+            FromBroker::Snapshot { state, .. } => {
+                self.state = Some(QueueState::decode(&state.0)?);
+                self.look().into_iter().collect()
+            }
+            FromBroker::Events { from_seq, records } => self.fold(from_seq, &records)?,
+            FromBroker::Logs { job, kind, from, lines, is_final } if job == self.job => {
+                self.lines(kind, from, lines, is_final)
+            }
+            FromBroker::Rejected { req, code, message } => self.rejected(req, code, message)?,
+            FromBroker::Presence { workers, .. } => {
+                self.has_workers = Some(!workers.is_empty());
+                Vec::new()
+            }
+            FromBroker::Logs { .. } | FromBroker::Ok { .. } | FromBroker::Granted { .. } | FromBroker::Stop { .. } => {
+                Vec::new()
+            }
+        };
+        told.extend(self.no_workers());
+        Ok(told)
+    }
+
+    /// Said once: a queue without workers is the usual reason why a first job does not start.
+    fn no_workers(&mut self) -> Option<Told> {
+        let waits = self.view.as_ref().is_some_and(|view| matches!(view.status, Status::Queued { .. }));
+        let is_news = waits && self.has_workers == Some(false) && !self.told_no_workers;
+        self.told_no_workers |= is_news;
+        is_news.then_some(Told::NoWorkers)
+    }
+
+    fn welcomed(&mut self, version: u16, queue: QueueKey, head: Head) -> Result<(), FollowError> {
+        if version != PROTOCOL_VERSION {
+            return Err(FollowError::Version(version));
+        }
+        // Of another queue (a broker with other data at the same address): nothing that was folded holds.
+        if self.queue.replace(queue).is_some_and(|known| known != queue) {
+            self.state = None;
+        }
+        match &self.state {
+            Some(state) if state.head().seq > head.seq => {
+                Err(FollowError::WentBack { seen: state.head().seq, now: head.seq })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn fold(&mut self, from_seq: Seq, records: &[RecordBytes]) -> Result<Vec<Told>, FollowError> {
+        let mut told = Vec::new();
+        for (seq, record) in (from_seq..).zip(records) {
+            let state = self.state.as_mut().ok_or(FollowError::NoState)?;
+            if seq <= state.head().seq {
+                continue;
+            }
+            if state.apply_bytes(&record.0)?.event.job() == Some(self.job) {
+                told.extend(self.look());
+            }
+        }
+        Ok(told)
+    }
+
+    /// Compares the job with what was told last. One that leaves the queue keeps its last known state.
+    fn look(&mut self) -> Option<Told> {
+        let job = self.state.as_ref().and_then(|state| state.job(self.job));
+        let now = job.map(|job| View { status: job.status.clone(), run: job.run, worker: job.worker.clone() });
+        match now {
+            Some(now) if self.view.as_ref() == Some(&now) => None,
+            Some(now) => {
+                self.is_absent = false;
+                self.view = Some(now.clone());
+                Some(Told::Now(now))
+            }
+            None if self.is_absent || self.has_ended() => None,
+            None => {
+                self.is_absent = true;
+                Some(Told::Absent)
+            }
+        }
+    }
+
+    fn lines(&mut self, kind: LogKind, from: u64, lines: Vec<LogLine>, is_final: bool) -> Vec<Told> {
+        let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.kind == kind) else {
+            return Vec::new();
+        };
+        let mut told = Vec::with_capacity(lines.len() + 1);
+        if from > cursor.next {
+            told.push(Told::Gap(kind, from - cursor.next));
+            cursor.next = from;
+        }
+        for (at, line) in (from..).zip(lines) {
+            if at >= cursor.next {
+                cursor.next = at + 1;
+                told.push(Told::Line(kind, line));
+            }
+        }
+        cursor.is_final |= is_final;
+        told
+    }
+
+    fn rejected(&mut self, req: Option<RequestId>, code: String, message: String) -> Result<Vec<Told>, FollowError> {
+        let refused = self.cursors.iter_mut().enumerate().find(|(at, _)| req == Some(request_of(*at)));
+        match refused {
+            // No log is no reason to stop: what the job comes to is told all the same.
+            Some((_, cursor)) => {
+                cursor.is_final = true;
+                Ok(Vec::new())
+            }
+            None => Err(FollowError::Rejected { code, message }),
+        }
+    }
+}
+
+const fn request_of(cursor: usize) -> RequestId {
+    cursor as RequestId + 1
+}
+
+#[cfg(test)]
+mod tests;
