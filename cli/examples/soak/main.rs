@@ -1,0 +1,80 @@
+//! What takes longer than a test may: the broker killed again and again, the power cut again and again, bytes flipped on disk.
+//!
+//! Each command ends with one line that sums up, and with 1 if anything was wrong. Random choices come from a seed that is
+//! printed; `--seed` takes it again.
+
+#[path = "../support/blobs.rs"]
+mod blobs;
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/history.rs"]
+mod history;
+#[path = "../support/load.rs"]
+mod load;
+#[path = "../support/random.rs"]
+mod random;
+#[path = "../support/submitters.rs"]
+mod submitters;
+#[path = "../support/told.rs"]
+mod told;
+#[path = "../support/workers.rs"]
+mod workers;
+
+mod collector;
+mod containers;
+mod flips;
+mod kill;
+mod populate;
+mod powercut;
+mod process;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What takes longer than a test may.
+#[derive(Debug, Parser)]
+#[command(name = "soak")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Kill the broker at random moments under load, and see that it kept all its promises
+    Kill(kill::Args),
+    /// Cut the power under the broker's disk, with deploy/powercut
+    Powercut(powercut::Args),
+    /// Flip single bytes of a store, and see that each is found and handled
+    Flips(flips::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Nothing here speaks TLS, but the HTTP client asks for a provider when it is made.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Kill(args) => kill::run(args).await,
+            Command::Powercut(args) => powercut::run(&args).await,
+            Command::Flips(args) => flips::run(&args).await,
+        }
+    });
+    runtime.shutdown_background();
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
