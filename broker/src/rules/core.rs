@@ -208,6 +208,7 @@ impl Core {
         }
         let events = due::departures(&self.state, &self.presence, &self.limits, now);
         self.record(events.into(), now, step);
+        self.presence.offer_again(now);
         self.look = Look::Everywhere;
     }
 

@@ -206,11 +206,20 @@ impl Presence {
         self.workers.iter().filter(move |(_, worker)| silent(worker)).map(|(id, _)| id)
     }
 
-    /// When the next lease runs out.
+    /// Forgets what was handed back long enough ago: it may be offered to the same worker again.
+    pub(crate) fn offer_again(&mut self, now: UnixMillis) {
+        for worker in self.workers.values_mut() {
+            worker.handed_back.retain(|_, until| *until > now);
+        }
+    }
+
+    /// When the next lease runs out, or something handed back may be offered again.
     pub(crate) fn due(&self, lease_ms: u64) -> Option<UnixMillis> {
         let runs = self.heard.values();
         let silent = self.workers.values().filter_map(|worker| worker.silent_since.as_ref());
-        runs.chain(silent).min().map(|at| at.plus(lease_ms))
+        let lease = runs.chain(silent).min().map(|at| at.plus(lease_ms));
+        let offer = self.workers.values().flat_map(|worker| worker.handed_back.values()).min().copied();
+        lease.into_iter().chain(offer).min()
     }
 
     /// The workers as watchers see them.

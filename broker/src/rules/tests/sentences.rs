@@ -281,6 +281,21 @@ fn a_run_handed_back_is_not_counted_and_not_offered_to_the_same_worker_at_once()
 }
 
 #[test]
+fn a_run_handed_back_is_offered_again_when_nobody_else_took_it() {
+    let mut bench = Bench::new();
+    bench.connect(1, "w");
+    bench.claim(1, 1, 0);
+    bench.submit(1, "_");
+    bench.handle(Command::HandBack { session: SessionId(1), run: held(1, 1) }).unwrap();
+    bench.claim(1, 1, 1);
+    // Nothing else happens: time alone must bring it back.
+    let due = bench.core.due().expect("a moment at which it is offered again");
+    assert_eq!(due, bench.now.plus(30_000));
+    assert!(grants(&bench.after(29_999)).is_empty());
+    assert_eq!(grants(&bench.after(1)), [(1, held(1, 2))]);
+}
+
+#[test]
 fn a_lost_job_goes_before_all_of_its_priority() {
     let mut bench = Bench::new();
     bench.submit(1, "_");
