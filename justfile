@@ -23,12 +23,13 @@ check: && deny
 deny:
   @if command -v cargo-deny >/dev/null; then cargo deny --config .deny.toml check; else echo "skipped: cargo-deny is not installed (cargo install cargo-deny)"; fi
 
-# speeds beside their floors, in one run; see docs/performance.md
+# speeds beside their floors and peers, in one run; see docs/performance.md
 bench *args:
+  deploy/bench-peers {{args}}
   cargo build --locked --release -p gridsocket --bin gridsocket --example bench
   ${CARGO_TARGET_DIR:-target}/release/examples/bench {{args}}
 
-# what takes longer than a test may: kill | powercut | flips
+# what takes longer than a test may: kill | powercut | flips | watch | storm | fair | grid
 soak *args:
   cargo build --locked --release -p gridsocket --bins --example soak --example powercut_writer --example powercut_checker
   "${CARGO_TARGET_DIR:-target}/release/examples/soak" {{args}}

@@ -127,8 +127,9 @@ impl Reader {
         loop {
             let Some(segment) = self.segments.get(self.index).cloned() else {
                 let loss = self.losses.next();
-                return Ok(loss
-                    .map(|loss| (Segment { number: loss.segment, base: 0, path: PathBuf::new() }, Step::Loss(loss))));
+                return Ok(loss.map(|loss| {
+                    (Segment { number: loss.segment, base: 0, path: Path::new("").into() }, Step::Loss(loss))
+                }));
             };
             let walk = match &mut self.walk {
                 Some(walk) => walk,

@@ -26,7 +26,7 @@ use crate::config::BlobsUrl;
 
 /// What is gathered before it is written: a blob up to this size is one write, a larger one goes in parts of it. This is also
 /// the memory that one upload takes.
-const PART_BYTES: usize = 1024 * 1024;
+pub(crate) const PART_BYTES: usize = 1024 * 1024;
 
 /// How much of a file is read at once for a download.
 const READ_BYTES: usize = 128 * 1024;

@@ -16,7 +16,6 @@ use crate::engine::{Engine, EngineConfig};
 use crate::http::{self, AppState};
 use crate::journal::{Journal, JournalConfig, JournalError};
 use crate::logs::LogStore;
-use crate::rules::limits::Limits;
 
 /// Why a broker does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +68,7 @@ impl Broker {
         config.blobs.folder().map(private_folder).transpose()?;
         let logs = LogStore::open(config.logs_dir(), config.limits.logs)?;
         let blobs = Blobs::open(&config.blobs, config.limits.blob_bytes_max)?;
-        let limits = Limits { lease_ms: config.lease_ms, ..Limits::default() };
+        let limits = config.limits.queue.clone();
         let engine = Engine::start(journal, logs, EngineConfig { limits, ..EngineConfig::default() });
         let stop = CancellationToken::new();
         let state = AppState::new(engine.clone(), blobs, config);

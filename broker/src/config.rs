@@ -4,12 +4,18 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+mod limits;
+mod proxies;
+
+pub use limits::{LimitError, Limits, NAMES as LIMIT_NAMES};
+pub use proxies::{AddressRange, AddressRangeError};
+
 pub use crate::journal::Durability;
 pub use crate::logs::LogLimits;
+use crate::original;
 
 /// Everything a broker is told at start.
 #[derive(Clone, Debug)]
@@ -27,14 +33,14 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// How others reach this broker (`https://grid.example`), when it can't be told from a request's `Host`.
     pub public_url: Option<String>,
-    /// How long a silent worker keeps its runs, in milliseconds. Default: [`LEASE_MS`].
-    pub lease_ms: u64,
+    /// Proxies in front of this broker: what they say in `X-Forwarded-For` and `X-Forwarded-Proto` is believed, so that limits
+    /// per address are their clients'. Default: none.
+    pub trusted_proxies: Vec<AddressRange>,
+    /// When sockets of the original's kind are told what. Default: as the original, where its peers rely on it.
+    pub original: original::Times,
     /// Bounds on everything that a peer can make large.
     pub limits: Limits,
 }
-
-/// The default lease: a worker on a lossy link reconnects well within this, and a lost machine's jobs do not wait long.
-pub const LEASE_MS: u64 = 30_000;
 
 /// The page that embeds job frames lives here, so a local broker lets it in unless told otherwise.
 pub const ALLOWED_ORIGINS: [&str; 1] = ["https://container.mtfm.io"];
@@ -51,7 +57,8 @@ impl Config {
             flavour: Flavour::Remote,
             allowed_origins: ALLOWED_ORIGINS.map(str::to_owned).to_vec(),
             public_url: None,
-            lease_ms: LEASE_MS,
+            trusted_proxies: Vec::new(),
+            original: original::Times::default(),
             limits: Limits::default(),
         }
     }
@@ -129,39 +136,6 @@ impl FromStr for BlobsUrl {
         }
         let path = percent_decode_str(rest).decode_utf8().map_err(|_| BlobsUrlError::BadFileUrl)?;
         if path.starts_with('/') { Ok(Self::Folder(path.as_ref().into())) } else { Err(BlobsUrlError::BadFileUrl) }
-    }
-}
-
-/// Bounds on everything that a peer can make large. Going over one is answered with an error that says the limit.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// The largest JSON body of a request, in bytes. Default: 10 MiB, which holds any definition seen in the wild.
-    pub body_bytes_max: usize,
-    /// The largest blob, in bytes. Default: 50 GiB; a model with its weights fits.
-    pub blob_bytes_max: u64,
-    /// The most connections at once, sockets included. Default: 50,000; one more is answered 503.
-    pub connections_max: usize,
-    /// The most websockets from one address, loopback exempt. Default: 10,000; one more is answered 429.
-    pub sockets_per_address_max: u32,
-    /// How long a request's headers may take, and how long a connection may idle between requests. Default: 30 s.
-    pub header_timeout: Duration,
-    /// How long a request's body may pause. Default: 60 s; a stalled upload then frees its connection.
-    pub body_idle_timeout: Duration,
-    /// Bounds on stored logs.
-    pub logs: LogLimits,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            body_bytes_max: 10 * 1024 * 1024,
-            blob_bytes_max: 50 * 1024 * 1024 * 1024,
-            connections_max: 50_000,
-            sockets_per_address_max: 10_000,
-            header_timeout: Duration::from_secs(30),
-            body_idle_timeout: Duration::from_secs(60),
-            logs: LogLimits::default(),
-        }
     }
 }
 

@@ -4,6 +4,9 @@
 //! journal, and lets nothing out (answers, records, grants, reads) before what it rests on is on disk.
 
 mod ask;
+mod definitions;
+mod explain;
+mod history;
 pub mod outbox;
 mod queue;
 mod stats;
@@ -19,15 +22,17 @@ use bytes::Bytes;
 use protocol::id::{Digest, Head, JobId, Namespace, QueueKey, QueueName, UnixMillis};
 use protocol::native::WorkerView;
 use protocol::queue::Job;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use self::history::History;
 pub use self::stats::Stats;
 pub use crate::rules::command::{CancelBefore, CancelScope, SessionId};
 pub use crate::submission::SubmitJob;
 
-pub(crate) use self::ask::{Ask, Attach, Done, ReplyTo};
-use self::stats::Counters;
+pub(crate) use self::ask::{Ask, Attach, Done, ReplyTo, rejected};
+pub(crate) use self::definitions::Definitions;
+pub(crate) use self::stats::Counters;
 use crate::clock;
 use crate::journal::{Archived, Journal, JournalError};
 use crate::logs::LogStore;
@@ -55,6 +60,10 @@ const LIVE_DUE_MS: u64 = 60_000;
 /// How many queues are woken at once: a start after a long pause must not load everything at the same time.
 const DUE_MAX: usize = 256;
 
+/// How many sockets' old records or definitions are read at a time: a thousand pages that come back at once must not mean a
+/// thousand threads.
+const READING_MAX: usize = 8;
+
 /// What the engine is started with.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -81,6 +90,8 @@ struct Inner {
     live: Mutex<HashMap<QueueKey, mpsc::Sender<Ask>>>,
     sessions: AtomicU64,
     counters: Counters,
+    /// Permits to read old records and definitions for sockets.
+    reading: Semaphore,
     /// Cancelled to stop all tasks.
     stop: CancellationToken,
     /// Cancelled by the first failure to write: the broker must then stop and start clean.
@@ -136,6 +147,7 @@ impl Engine {
             live: Mutex::default(),
             sessions: AtomicU64::new(1),
             counters: Counters::default(),
+            reading: Semaphore::new(READING_MAX),
             stop: CancellationToken::new(),
             failed: CancellationToken::new(),
         }));
@@ -350,6 +362,7 @@ impl QueueHandle {
             needs: checked.needs,
             priority: submit.priority,
             debug: submit.debug,
+            retry: submit.retry,
             via: submit.via,
             archived: None,
         }));
@@ -375,7 +388,7 @@ impl QueueHandle {
         let done = self.ask(Command::Cancel { job, scope, message }).await?;
         let before = match done.answer {
             Answer::Cancelled(before) => before,
-            Answer::Done | Answer::Connected { .. } => CancelBefore::Unknown,
+            Answer::Done | Answer::Connected { .. } | Answer::Claimed { .. } => CancelBefore::Unknown,
         };
         Ok(Cancelled { head: done.head, before })
     }

@@ -7,13 +7,16 @@
 //!
 //! Calls that are not `async` may touch the disk and wait for the index: they are for threads that may block.
 
+mod ahead;
 mod archive;
 mod batch;
 pub(crate) mod bodies;
 mod config;
+mod content;
 pub(crate) mod damage;
 mod error;
 mod events;
+mod fetch;
 mod fill;
 pub(crate) mod frame;
 pub(crate) mod head;
@@ -21,6 +24,7 @@ mod inbox;
 mod index;
 pub(crate) mod layout;
 mod open;
+mod pack;
 mod report;
 mod running;
 pub(crate) mod scan;
@@ -30,6 +34,7 @@ mod shared;
 mod snapshot;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,10 +55,14 @@ pub use self::scan::{Loss, Touched};
 pub use self::scrub::ScrubReport;
 pub use self::snapshot::Tail;
 
+use self::ahead::Ahead;
 use self::events::{Folded, Store};
+use self::fetch::Wanted;
 use self::inbox::What;
 use self::running::Running;
-use self::shared::Shared;
+use self::segment::Segment;
+use self::shared::{Opened, Shared};
+use self::snapshot::{Snapshots, Start};
 
 /// Resolves when a batch is on disk, or will not be.
 #[derive(Debug)]
@@ -82,9 +91,12 @@ impl Journal {
     ///
     /// [`JournalError::InUse`], [`JournalError::Newer`], or what reading and writing gave. Damage is no error: it is in the report.
     pub fn open(config: JournalConfig) -> Result<(Self, OpenReport), JournalError> {
-        let open::Recovered { lock, appender, segments, store, progress, quarantine, mut report } =
-            open::recover(&config)?;
-        let shared = Arc::new(Shared::new(config, segments, appender.end(), store, progress, quarantine));
+        let (snapshots, ahead) = (Arc::new(Snapshots::new(&config.dir)), Arc::new(Ahead::default()));
+        let recovered = open::recover(&config, &snapshots, &ahead).inspect_err(|_| ahead.end());
+        let open::Recovered { lock, appender, segments, store, progress, quarantine, mut report } = recovered?;
+        let written = appender.end();
+        let opened = Opened { segments, written, store, progress, quarantine, snapshots, ahead };
+        let shared = Arc::new(Shared::new(config, opened));
         for queue in &report.cleared {
             match shared.repair(*queue, "its segments are whole again") {
                 Ok(()) | Err(JournalError::Quarantined { .. }) => {}
@@ -155,27 +167,61 @@ impl Journal {
     ///
     /// [`JournalError`] when it is damaged or cannot be read.
     pub fn body(&self, queue: QueueKey, digest: Digest) -> Result<Option<Vec<u8>>, JournalError> {
+        Ok(self.bodies(queue, &[digest], usize::MAX)?.pop().flatten())
+    }
+
+    /// Reads bodies in the order of `digests`, as many as have about `bytes_max` together (one at least, if any is asked for);
+    /// `None` for one that the queue has not. Those that were written together take one read.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError`] when one of them is damaged or cannot be read.
+    pub fn bodies(
+        &self,
+        queue: QueueKey,
+        digests: &[Digest],
+        bytes_max: usize,
+    ) -> Result<Vec<Option<Vec<u8>>>, JournalError> {
         let shared = self.shared();
         shared.check_queue(queue)?;
-        if let Some((_, bytes)) = shared.overlay().bodies.get(&(queue, digest)) {
-            return Ok(Some(bytes.to_vec()));
-        }
         let failed = |error| JournalError::io("reading a body", error);
-        let Some(place) = shared.ask_of(queue, |store| store.body(queue, digest))? else {
-            return bodies::read(shared.data(), queue, digest).map_err(failed);
+        let waiting: Vec<Option<Arc<[u8]>>> = {
+            let overlay = shared.overlay();
+            let of = |digest: &Digest| overlay.bodies.get(&(queue, *digest)).map(|(_, bytes)| Arc::clone(bytes));
+            digests.iter().map(of).collect()
         };
-        if let Some(segment) = shared.segment_of(place.position) {
-            let found = scan::body_at(&segment, place.position - segment.base, place.frame_bytes).map_err(failed)?;
-            if let Some((of, named, bytes)) = found
-                && (of, named) == (queue, digest)
-                && Digest::of(&bytes) == digest
-            {
-                return Ok(Some(bytes));
+        let (mut found, mut places, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
+        for (index, (digest, waiting)) in digests.iter().zip(waiting).enumerate() {
+            let place = match &waiting {
+                Some(_) => None,
+                None => shared.ask_of(queue, |store| store.body(queue, *digest))?,
+            };
+            let body = match (waiting, place) {
+                (Some(waiting), _) => Some(waiting.to_vec()),
+                (None, Some(_)) => None,
+                (None, None) => bodies::read(shared.data(), queue, *digest).map_err(failed)?,
+            };
+            let place_bytes = place.map_or(0, |place| usize::try_from(place.frame_bytes).unwrap_or(usize::MAX));
+            bytes = bytes.saturating_add(place_bytes.max(body.as_ref().map_or(0, Vec::len)));
+            if bytes > bytes_max && index > 0 {
+                break;
+            }
+            found.push(body);
+            places.extend(place.map(|place| Wanted { index, digest: *digest, place }));
+        }
+        let mut wanted = BTreeMap::<u64, (Segment, Vec<Wanted>)>::new();
+        for one in &places {
+            if let Some(segment) = shared.segment_of(one.place.position) {
+                wanted.entry(segment.number).or_insert_with(|| (segment, Vec::new())).1.push(*one);
             }
         }
+        for (segment, wanted) in wanted.into_values() {
+            fetch::bodies(&segment, queue, wanted, |index, bytes| found[index] = Some(bytes)).map_err(failed)?;
+        }
+        let Some(lost) = places.iter().find(|one| found[one.index].is_none()) else { return Ok(found) };
         // Either the store's row is wrong, or the segment: this finds out which.
         shared.repair(queue, "a body is not where it should be")?;
-        let text = format!("the body {digest} cannot be read");
+        let text = format!("the body {} cannot be read", lost.digest);
         Err(JournalError::Quarantined { queue: queue.short(), text })
     }
 
@@ -199,8 +245,8 @@ impl Journal {
         shared.wait_indexed()?;
         let fold = |store: &Store| {
             let head = store.head(queue)?.map_or(0, |head| head.seq);
-            let (start, snapshot_bytes) = fill::start_of(shared.data(), store, queue, head)?;
-            store.fold(start, |_, _| {}).map(|folded| (folded, snapshot_bytes))
+            let Start { state, tail } = shared.starts().of(store, queue, head)?;
+            store.fold(state, |_, _| {}).map(|folded| (folded, tail))
         };
         let mut folded = shared.ask_of(queue, fold)?;
         if let (Folded::Unverified(text), _) = &folded {
@@ -208,9 +254,9 @@ impl Journal {
             folded = shared.ask_of(queue, fold)?;
         }
         match folded {
-            (Folded::State { state, events, bytes }, snapshot_bytes) => {
+            (Folded::State { state, events, bytes }, tail) => {
                 shared.inbox.note_tip(queue, state.head());
-                Ok((*state, Tail { events, bytes, snapshot_bytes }))
+                Ok((*state, tail.after(events, bytes)))
             }
             (Folded::Unverified(text), _) => {
                 let seq = None;
@@ -292,7 +338,7 @@ impl Journal {
     pub fn save_snapshot(&self, state: &QueueState) -> Result<u64, JournalError> {
         let shared = self.shared();
         shared.check()?;
-        snapshot::save(shared.data(), state).map_err(|error| JournalError::io("storing a snapshot", error))
+        shared.snapshots.save(state).map_err(|error| JournalError::io("storing a snapshot", error))
     }
 
     /// Whether a snapshot is worth its bytes after that many events and bytes since the last one.
@@ -369,6 +415,7 @@ impl Journal {
             groups: counters.groups.load(Ordering::Relaxed),
             records: counters.records.load(Ordering::Relaxed),
             syncs: counters.syncs.load(Ordering::Relaxed),
+            sync_times: counters.sync_times.times(),
             waiting_bytes: shared.inbox.bytes() as u64,
             index_lag_bytes: bytes.saturating_sub(shared.indexed_to.load(Ordering::Relaxed)),
             rebuilds: counters.rebuilds.load(Ordering::Relaxed),

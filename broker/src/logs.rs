@@ -8,6 +8,7 @@
 
 mod chunk;
 mod job;
+mod tap;
 mod track;
 mod watch;
 
@@ -19,8 +20,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use protocol::id::{JobId, QueueKey, RunNumber, UnixMillis};
 use protocol::native::{LogKind, LogLine, LogStep};
+use tokio::sync::mpsc;
 
 use job::JobLog;
+pub use tap::Logged;
+use tap::Taps;
 pub use watch::LogWatch;
 use watch::Watches;
 
@@ -92,6 +96,7 @@ struct Shared {
     limits: LogLimits,
     open: Mutex<OpenJobs>,
     watches: Arc<Watches>,
+    taps: Taps,
 }
 
 /// The jobs whose files are open, at most `open_jobs_max` of them apart from those in use this moment.
@@ -117,7 +122,15 @@ impl LogStore {
     pub fn open(dir: impl Into<PathBuf>, limits: LogLimits) -> io::Result<Self> {
         let dir = dir.into();
         std::fs::create_dir_all(&dir)?;
-        Ok(Self { shared: Arc::new(Shared { dir, limits, open: Mutex::default(), watches: Arc::default() }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                dir,
+                limits,
+                open: Mutex::default(),
+                watches: Arc::default(),
+                taps: Taps::default(),
+            }),
+        })
     }
 
     /// Adds lines of a run. `first` is the number of the first among the run's lines of this step's kind: lines that came
@@ -135,17 +148,58 @@ impl LogStore {
         first: u64,
         lines: Vec<LogLine>,
     ) -> Result<(), LogError> {
-        let place = Place { queue, job };
+        self.add(Place { queue, job }, run, step, Some(first), lines).await
+    }
+
+    /// As [`LogStore::append`], for a run whose worker does not number its lines: they follow those that are there.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Io`]; the lines are then not kept.
+    pub async fn append_next(
+        &self,
+        queue: QueueKey,
+        job: JobId,
+        run: RunNumber,
+        step: LogStep,
+        lines: Vec<LogLine>,
+    ) -> Result<(), LogError> {
+        self.add(Place { queue, job }, run, step, None, lines).await
+    }
+
+    async fn add(
+        &self,
+        place: Place,
+        run: RunNumber,
+        step: LogStep,
+        first: Option<u64>,
+        lines: Vec<LogLine>,
+    ) -> Result<(), LogError> {
         let kind = step.kind();
         let shared = Arc::clone(&self.shared);
-        blocking(move || {
+        let tap = shared.taps.of(place.queue);
+        let tapped = tap.is_some().then(|| lines.clone());
+        let known = blocking(move || {
             let log = shared.job(place);
             let mut log = lock(&log);
             log.append(kind, run, first, lines)
         })
         .await?;
         self.shared.watches.tell(place, kind);
+        if let (Some(tap), Some(mut lines)) = (tap, tapped) {
+            lines.drain(..known.min(lines.len()));
+            if !lines.is_empty() {
+                // A tap that is full loses them.
+                let _ = tap.try_send(Logged { job: place.job, step, lines });
+            }
+        }
         Ok(())
+    }
+
+    /// Every line of a queue as it is written, from now on. A queue has one tap: an earlier one ends.
+    #[must_use]
+    pub fn tap(&self, queue: QueueKey) -> mpsc::Receiver<Logged> {
+        self.shared.taps.open(queue)
     }
 
     /// Reads at most `lines_max` lines (and at most one file's worth) from number `since` on.

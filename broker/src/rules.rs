@@ -2,14 +2,18 @@
 //!
 //! [`Core::handle`](core::Core::handle) takes a command and the time and gives back records to store and effects to carry out
 //! once they are stored. `decide` says which facts a command makes, `settle` what follows from the state by itself (namespaces,
-//! grants), `due` what follows from time alone.
+//! grants), `line` who is next, `hold` who is kept free for whom, `due` what follows from time alone, `explain` why a job waits.
 
 pub mod command;
 pub mod core;
 mod decide;
 mod due;
+pub(crate) mod explain;
+mod hold;
 pub mod limits;
+mod line;
 pub mod presence;
+mod recent;
 mod settle;
 #[cfg(test)]
 mod tests;

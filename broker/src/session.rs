@@ -4,9 +4,12 @@
 //! stops being read from (its unanswered commands are bounded), loses records it can get again as a snapshot, and is cut off
 //! when something it must have finds no room.
 
+mod definitions;
+mod hello;
 mod inbound;
 mod logs;
 mod outbound;
+mod wire;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,29 +17,21 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use protocol::codec::Encoding;
 use protocol::id::QueueName;
-use protocol::native::{Hello, ToBroker};
-use protocol::{PROTOCOL_VERSION, native::FromBroker};
+use protocol::native::FromBroker;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 use tracing::debug;
 
+use self::hello::{HELLO_WITHIN, read_hello};
+use self::wire::{Direct, Wire};
 use crate::engine::outbox::Outbox;
 use crate::engine::{Ask, Attach, Engine, QueueHandle, SessionId};
 
-/// How long a new socket may take to say hello: longer than any honest peer on a bad line needs.
-const HELLO_WITHIN: Duration = Duration::from_secs(10);
-
-/// The largest hello, in bytes: some thousand runs held fit. It is kept for as long as the worker is known.
-const HELLO_BYTES_MAX: usize = 1024 * 1024;
-
-/// The longest version that a worker may state, in bytes: every watcher is told of it whenever anyone comes or goes.
-const VERSION_BYTES_MAX: usize = 256;
-
-/// The most bytes of all of a worker's tags, each counted with a few bytes on top.
-const TAGS_BYTES_MAX: usize = 4 * 1024;
+/// Bytes that wait in a socket's buffer before they are written without a flush: some dozens of answers. Each socket keeps a
+/// buffer of the largest size that it ever had.
+const WRITE_BUFFER_BYTES: usize = 4096;
 
 /// How often the server pings: twice within [`SILENT_MAX`] even when one is lost.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -80,7 +75,7 @@ pub async fn serve<S>(
 }
 
 async fn serve_counted<S>(
-    mut socket: WebSocketStream<S>,
+    socket: WebSocketStream<S>,
     context: &SessionContext,
     queue: QueueName,
     role: Role,
@@ -88,9 +83,10 @@ async fn serve_counted<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let hello = match read_hello(&mut socket, role, encoding).await {
+    let (mut socket, direct) = wired(socket).await;
+    let hello = match Box::pin(read_hello(&mut socket, role, encoding)).await {
         Ok(hello) => hello,
-        Err((code, message)) => return refuse(socket, encoding, code, message).await,
+        Err((code, message)) => return Box::pin(refuse(socket, encoding, code, message)).await,
     };
     let queue = context.engine.queue(&queue);
     let session = context.engine.new_session();
@@ -98,12 +94,13 @@ async fn serve_counted<S>(
     let held = hello.worker.as_ref().map(|worker| worker.holds.iter().copied().collect());
     let attach = Attach { session, outbox: outbox.clone(), hello };
     if let Err(refusal) = queue.send(Ask::Attach(Box::new(attach))).await {
-        return refuse(socket, encoding, refusal.code, refusal.message.into_owned()).await;
+        let (code, message) = (refusal.code, refusal.message.into_owned());
+        return Box::pin(refuse(socket, encoding, code, message)).await;
     }
     let _attached = Attached { queue: queue.clone(), session };
     let (sink, stream) = socket.split();
     let shared = outbound::Shared::new(held);
-    let sending = outbound::run(sink, line, shared.clone(), encoding, PING_EVERY);
+    let sending = outbound::run(sink, direct, line, shared.clone(), encoding, PING_EVERY);
     let inbound =
         inbound::Inbound::new(context.engine.clone(), queue.clone(), session, outbox.clone(), shared, encoding);
     let mut sending = std::pin::pin!(sending);
@@ -118,6 +115,16 @@ async fn serve_counted<S>(
     }
 }
 
+/// A socket that nothing was read from yet, with a way past its write buffer, which is kept small.
+async fn wired<S>(socket: WebSocketStream<S>) -> (WebSocketStream<Wire<S>>, Direct)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let config = socket.get_config().write_buffer_size(WRITE_BUFFER_BYTES);
+    let (wire, direct) = Wire::new(socket.into_inner());
+    (WebSocketStream::from_raw_socket(wire, tungstenite::protocol::Role::Server, Some(config)).await, direct)
+}
+
 /// A session that the queue knows of. However it ends, the queue is told: a worker's leases start to run out then.
 struct Attached {
     queue: QueueHandle,
@@ -129,61 +136,6 @@ impl Drop for Attached {
         let (queue, session) = (self.queue.clone(), self.session);
         tokio::spawn(async move { queue.send(Ask::Detach(session)).await });
     }
-}
-
-/// The first message, which says what the socket is for.
-async fn read_hello<S>(
-    socket: &mut WebSocketStream<S>,
-    role: Role,
-    encoding: Encoding,
-) -> Result<Hello, (&'static str, String)>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let expected =
-        || ("hello_expected", format!("the first message must be Hello, within {} s", HELLO_WITHIN.as_secs()));
-    let frame = loop {
-        match tokio::time::timeout(HELLO_WITHIN, socket.next()).await {
-            Ok(Some(Ok(Message::Text(text)))) => break text.into(),
-            Ok(Some(Ok(Message::Binary(bytes)))) => break bytes,
-            Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-            Ok(Some(Ok(Message::Close(_) | Message::Frame(_)) | Err(_)) | None) | Err(_) => return Err(expected()),
-        }
-    };
-    if frame.len() > HELLO_BYTES_MAX {
-        return Err(("hello_too_large", format!("Hello is {} bytes, the limit is {HELLO_BYTES_MAX}", frame.len())));
-    }
-    let hello = match encoding.decode::<ToBroker>(&frame) {
-        Ok(ToBroker::Hello(hello)) => hello,
-        Ok(_) => return Err(expected()),
-        Err(error) => return Err(("bad_message", error.to_string())),
-    };
-    if hello.version != PROTOCOL_VERSION {
-        let text =
-            format!("version {} is not spoken here, {PROTOCOL_VERSION} is; reload the page or upgrade", hello.version);
-        return Err(("version", text));
-    }
-    check_worker(&hello)?;
-    match (role, &hello.worker) {
-        (Role::Worker, None) => Err(("worker_expected", "Hello.worker must be there on a worker's socket".to_owned())),
-        (Role::Client, Some(_)) => Err(("not_a_worker_socket", "workers connect to /q/<queue>/worker".to_owned())),
-        (Role::Worker, Some(_)) | (Role::Client, None) => Ok(hello),
-    }
-}
-
-/// What a worker says of itself is kept and told to others, so it must be short.
-fn check_worker(hello: &Hello) -> Result<(), (&'static str, String)> {
-    let Some(worker) = &hello.worker else { return Ok(()) };
-    if worker.version.len() > VERSION_BYTES_MAX {
-        let text = format!("worker.version is {} bytes, the limit is {VERSION_BYTES_MAX}", worker.version.len());
-        return Err(("version_too_long", text));
-    }
-    let tags_bytes: usize = worker.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum();
-    if tags_bytes > TAGS_BYTES_MAX {
-        let text = format!("worker.tags are {} texts, more than fit into {TAGS_BYTES_MAX} bytes", worker.tags.len());
-        return Err(("tags_too_large", text));
-    }
-    Ok(())
 }
 
 async fn refuse<S>(mut socket: WebSocketStream<S>, encoding: Encoding, code: &str, message: String)

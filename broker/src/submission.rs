@@ -32,6 +32,8 @@ pub struct SubmitJob {
     pub priority: i32,
     /// Whether debug output is wanted.
     pub debug: bool,
+    /// Whether a job that has ended without success is to run again, instead of being answered with how it ended.
+    pub retry: bool,
     /// How it came in.
     pub via: Via,
 }

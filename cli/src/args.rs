@@ -70,6 +70,26 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// The variables that a command's help and its subcommands' name.
+    fn variables(command: &clap::Command) -> Vec<String> {
+        let helps = command.get_arguments().filter_map(|arg| arg.get_help().map(ToString::to_string));
+        let named = helps.filter_map(|help| {
+            let (_, rest) = help.split_once("[env: ")?;
+            Some(rest.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect())
+        });
+        named.chain(command.get_subcommands().flat_map(variables)).collect()
+    }
+
+    #[test]
+    fn every_variable_is_in_the_example() {
+        let example = include_str!("../../deploy/env.example");
+        let variables = variables(&Cli::command());
+        assert!(variables.len() > 20, "{variables:?}");
+        for variable in variables {
+            assert!(example.contains(&format!("#{variable}=")), "{variable}");
+        }
+    }
+
     #[test]
     fn data_goes_to_the_users_data_folder() {
         let of = |pairs: &'static [(&str, &str)]| {

@@ -4,10 +4,16 @@
 //! to standard error.
 
 pub(crate) mod api;
+mod bulk;
+mod crowd;
 mod define;
+mod explain;
+mod fold;
 mod follow;
 pub(crate) mod ls;
+mod many;
 mod outputs;
+mod patience;
 mod upload;
 mod verdict;
 mod wait;
@@ -17,17 +23,19 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
+use protocol::array::Template;
 use protocol::canonical::job_id;
 use protocol::id::{JobId, UnixMillis};
 use protocol::json::{self, Value};
 use protocol::native::{LogKind, LogLine};
 
-use crate::args::job::{AddSettings, Await, Cancel, Command, Kind, Logs, Source, Target};
+use crate::args::job::{AddSettings, Await, Cancel, Command, Explain, Kind, Logs, Source, Target};
 use crate::args::{Env, UsageError};
 use crate::exit;
 use crate::progress::{Console, print, say};
 
 use api::{Api, Cancelled};
+use bulk::Lines;
 use follow::View;
 use verdict::Verdict;
 use wait::Wanted;
@@ -51,6 +59,7 @@ pub(crate) async fn command(command: &Command, env: Env<'_>) -> anyhow::Result<E
             run_result(&target, job).await
         }
         Command::Cancel(options) => run_cancel(options, env).await,
+        Command::Explain(options) => run_explain(options, env).await,
         Command::Ls(ls) => {
             let target = ls.settings(env)?;
             let jobs = Api::new(&target.api)?.list(&target.queue).await?;
@@ -68,15 +77,28 @@ pub(crate) async fn command(command: &Command, env: Env<'_>) -> anyhow::Result<E
 
 async fn run_add(settings: &AddSettings) -> anyhow::Result<ExitCode> {
     let api = Api::new(&settings.target.api)?;
-    let (definition, id) = match &settings.source {
+    let (definition, text) = match &settings.source {
+        Source::Lines(file) => {
+            let lines = file.clone().map_or(Lines::Stdin, Lines::File);
+            return many::run(&api, &settings.target, lines, settings.wait).await;
+        }
         Source::Stdin => definition_from_stdin().await?,
         Source::Flags(spec) => {
             let inputs = upload::inputs(&api, &spec.files).await?;
             let definition = define::definition(spec, &inputs);
-            (json::to_json(&definition), job_id(&definition))
+            let text = json::to_json(&definition);
+            (definition, text)
         }
     };
     let namespace = settings.namespace.as_ref().map(|namespace| namespace.as_str());
+    if let Some(array) = &settings.array {
+        // The broker would say the same of it, but this way nothing is sent and the flag is named.
+        Template::new(array.clone(), definition.clone())
+            .map_err(|error| UsageError::new("--array", error.to_string()))?;
+        let line = define::template(array, &definition, namespace, settings.debug);
+        return many::run(&api, &settings.target, Lines::Text(line), settings.wait).await;
+    }
+    let (id, definition) = (job_id(&definition), text);
     let body = define::submission(&id.to_string(), &definition, namespace, settings.debug);
     let accepted = api.submit(&settings.target.queue, body).await?;
     ensure!(
@@ -232,8 +254,17 @@ async fn run_cancel(options: &Cancel, env: Env<'_>) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
+async fn run_explain(options: &Explain, env: Env<'_>) -> anyhow::Result<ExitCode> {
+    let (target, job) = options.one.settings(env)?;
+    let Some((explanation, text)) = Api::new(&target.api)?.explain(&target, job).await? else {
+        bail!("the queue has no job of that id");
+    };
+    print(&if options.json { text } else { explain::for_people(&explanation) })?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Reads a whole definition; it goes on as it was written.
-async fn definition_from_stdin() -> anyhow::Result<(String, JobId)> {
+async fn definition_from_stdin() -> anyhow::Result<(Value, String)> {
     if std::io::stdin().is_terminal() {
         say("reading a definition in JSON from standard input; Ctrl-D ends it");
     }
@@ -250,8 +281,7 @@ async fn definition_from_stdin() -> anyhow::Result<(String, JobId)> {
     if value.as_object().is_none() {
         return Err(refuse(format!("a definition is a JSON object, this is a JSON {}", value.kind())).into());
     }
-    let id = job_id(&value);
-    Ok((String::from_utf8(text).context("JSON is UTF-8")?.trim().to_owned(), id))
+    Ok((value, String::from_utf8(text).context("JSON is UTF-8")?.trim().to_owned()))
 }
 
 /// Indented, or, where it holds what no other JSON library takes (lone surrogates), in one line.

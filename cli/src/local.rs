@@ -18,7 +18,7 @@ use crate::serve::{Signals, listen, stop};
 pub(crate) async fn local(settings: Settings) -> anyhow::Result<ExitCode> {
     let Settings { listen: address, port, broker_data, mut worker, on_exit, debug: _ } = settings;
     let mut signals = Signals::new()?;
-    let listener = listen(SocketAddr::new(address, port), "--port").await?;
+    let listener = listen(SocketAddr::new(address, port), "--port")?;
     let mut config = Config::new(&broker_data);
     config.flavour = Flavour::Local;
     let broker =

@@ -74,6 +74,53 @@ fn bar(verb: &str, name: &str, size: Option<u64>) -> ProgressBar {
     bar.with_style(style.progress_chars("=> ")).with_prefix(format!("{verb} {name}"))
 }
 
+/// A count that goes up, on one line of a terminal; elsewhere nothing, what is counted is printed there.
+#[derive(Debug)]
+pub(crate) struct Counter(Option<ProgressBar>);
+
+impl Counter {
+    /// Starts to count.
+    pub(crate) fn start() -> Self {
+        Self(io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(TICK);
+            bar
+        }))
+    }
+
+    /// The count is now this.
+    pub(crate) fn set(&self, text: impl FnOnce() -> String) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(text());
+        }
+    }
+
+    /// Prints lines on standard output, each ended.
+    pub(crate) fn print(&self, lines: &str) -> io::Result<()> {
+        self.aside(|| write_all(io::stdout().lock(), lines))
+    }
+
+    /// Says something on standard error.
+    pub(crate) fn note(&self, text: &str) {
+        self.aside(|| say(text));
+    }
+
+    fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Where a job's output and the words about it go.
 #[derive(Debug)]
 pub(crate) struct Console {

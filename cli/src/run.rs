@@ -12,8 +12,12 @@ use crate::serve::Signals;
 pub(crate) async fn run(settings: Remote) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let config = &settings.worker;
+    let queues = match config.queues.len() {
+        1 => String::new(),
+        count => format!("{count} queues at "),
+    };
     print(&format!(
-        "gridsocket worker for {} at a time from {}, data in {}",
+        "gridsocket worker for {} at a time from {queues}{}, data in {}",
         jobs(config.cpus),
         config.api,
         config.data_directory.display()

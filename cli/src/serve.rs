@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use broker::Broker;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
@@ -20,7 +20,7 @@ pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
 /// Serves until SIGINT or SIGTERM.
 pub(crate) async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let listener = listen(settings.listen, "--listen").await?;
+    let listener = listen(settings.listen, "--listen")?;
     let data = settings.broker.data.clone();
     let broker =
         Broker::start(settings.broker, listener).await.with_context(|| format!("cannot serve {}", data.display()))?;
@@ -43,10 +43,20 @@ pub(crate) async fn stop(broker: broker::BrokerHandle) {
     }
 }
 
+/// How many connections may wait to be accepted: a thousand pages that come back at once must not be told to try again a second
+/// later, which is what a full line does.
+const WAITING_CONNECTIONS_MAX: u32 = 4096;
+
 /// Takes the address; when that fails, says which flag chooses another.
-pub(crate) async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
-    bound.with_context(|| format!("cannot listen on {address}; choose another address with {flag}"))
+pub(crate) fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    bind(address).with_context(|| format!("cannot listen on {address}; choose another address with {flag}"))
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING_CONNECTIONS_MAX)
 }
 
 /// The address as one would type it into a browser on this machine.

@@ -103,6 +103,7 @@ fn events() -> Result<Vec<Event>, Box<dyn std::error::Error>> {
             worker: Some(second.clone()),
             outcome: RunOutcome::TimedOut,
             result: digest(&format!("result of {d}")),
+            exit_code: None,
         },
         queued(e, &own, Via::Socket, i32::MIN),
         Event::JobAbandoned { job: e, result: digest("lost three times") },

@@ -89,6 +89,9 @@ pub enum Event {
         outcome: RunOutcome,
         /// The blake3 of its result.
         result: Digest,
+        /// The container's exit code, when one ran.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit_code: Option<i64>,
     },
     /// The job was submitted (again) under this namespace.
     NamespaceJoined {

@@ -3,17 +3,21 @@
 //! No IO, no clock, no async runtime: everything here builds for `wasm32-unknown-unknown`, so that the page folds the same
 //! records with the same code as the broker and as `audit`.
 //!
-//! Ground floor first: [`id`] and [`json`]; [`canonical`] (job ids), [`definition`], [`shell`], [`duration`], [`size`]; then
-//! [`event`], [`record`] and [`queue`] (the stored facts and their fold); on top [`native`] and [`codec`] (what crosses a socket).
+//! Ground floor first: [`id`] and [`json`]; [`canonical`] (job ids), [`mod@array`], [`definition`], [`shell`], [`duration`], [`size`]; then
+//! [`event`], [`record`] and [`queue`] (the stored facts and their fold); on top [`explain`], [`native`] and [`codec`] (what crosses
+//! a socket).
 
+pub mod array;
 pub mod canonical;
 pub mod codec;
 pub mod definition;
 pub mod duration;
 pub mod event;
+pub mod explain;
 pub mod id;
 pub mod json;
 pub mod native;
+pub mod original;
 pub mod queue;
 pub mod raw;
 pub mod record;

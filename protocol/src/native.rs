@@ -1,12 +1,13 @@
 //! The native dialect: what crosses a socket that asked for `gridsocket.v1` (MessagePack) or `gridsocket.v1.json`.
 //!
 //! Both ends of both kinds of socket (`/q/<queue>/client`, `/q/<queue>/worker`) use the same messages. Each command carries a
-//! request number of the sender's choice and is answered by exactly one [`FromBroker::Ok`] or [`FromBroker::Rejected`] with
-//! that number, after what it did is on disk.
+//! request number of the sender's choice and is answered by exactly one [`FromBroker::Ok`] (or the answer of its own kind) or
+//! [`FromBroker::Rejected`] with that number, after what it did is on disk.
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::RunOutcome;
+use crate::explain::Explanation;
 use crate::id::{Head, ImageId, JobId, Namespace, QueueKey, RunNumber, Seq, UnixMillis, WorkerId};
 use crate::raw::{RawJson, RecordBytes, StateBytes};
 
@@ -69,12 +70,30 @@ pub enum ToBroker {
         /// Build or run lines.
         kind: LogKind,
     },
+    /// Asks for definitions, so that a page can show what is in view without a request for each job.
+    GetDefinitions {
+        /// Request number.
+        req: RequestId,
+        /// The jobs, at most [`DEFINITIONS_ASKED_MAX`].
+        jobs: Vec<JobId>,
+    },
+    /// Asks why a job stands where it stands.
+    Explain {
+        /// Request number.
+        req: RequestId,
+        /// The job.
+        job: JobId,
+    },
     /// A worker asks for work: its free capacity as it knows it. Replaces its earlier claim.
     Claim {
         /// What is free.
         free: Capacity,
         /// How many grants it has received on this socket, so that grants under way are not counted twice.
         grants_seen: u64,
+        /// When present, the claim is answered by [`FromBroker::Claimed`] once everything that it led to is on disk: a worker
+        /// that serves several queues knows then that this one has nothing more for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        req: Option<RequestId>,
     },
     /// A worker says that these runs are alive; the broker answers nothing and renews their leases.
     Renew {
@@ -96,6 +115,10 @@ pub enum ToBroker {
         run: HeldRun,
         /// Why, for the log.
         why: String,
+        /// Whether the worker only had no room left, as another queue was faster: it may be offered the job again as soon as
+        /// it claims again. Otherwise it is not offered the job for a while.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        busy: bool,
     },
     /// Log lines of a run. Not answered: what is acknowledged is the run's end.
     RunLogs {
@@ -110,11 +133,17 @@ pub enum ToBroker {
     },
 }
 
+/// How many definitions one [`ToBroker::GetDefinitions`] may ask for: more than a screen shows.
+pub const DEFINITIONS_ASKED_MAX: usize = 256;
+
 /// The opening of a socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The dialect's version, [`crate::PROTOCOL_VERSION`].
+    /// The highest version of the dialect that the sender speaks, [`crate::PROTOCOL_VERSION`].
     pub version: u16,
+    /// The lowest that it speaks; absent: only [`Hello::version`]. [`FromBroker::Welcome`] says which one both will use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_min: Option<u16>,
     /// Whether snapshots, events and presence are wanted. Workers may watch too.
     pub watch: bool,
     /// Where an earlier socket left off: events only, if the broker still has them.
@@ -359,6 +388,30 @@ pub enum FromBroker {
         /// Whether debug output is wanted.
         debug: bool,
     },
+    /// The answer to a [`ToBroker::Claim`] with a request number.
+    Claimed {
+        /// The claim's request number.
+        req: RequestId,
+        /// How many runs this socket has been granted so far: as soon as the worker has seen that many [`FromBroker::Granted`],
+        /// the queue has nothing more that fits what it offers.
+        granted: u64,
+    },
+    /// A part of the answer to [`ToBroker::GetDefinitions`]; large ones come in several messages.
+    Definitions {
+        /// The request number.
+        req: RequestId,
+        /// Definitions, by job. Jobs that the queue does not know are left out.
+        definitions: Vec<JobDefinition>,
+        /// Whether this is the last part, and so the answer.
+        is_final: bool,
+    },
+    /// The answer to [`ToBroker::Explain`].
+    Explained {
+        /// The request number.
+        req: RequestId,
+        /// The explanation.
+        explanation: Box<Explanation>,
+    },
     /// A worker must stop a run and forget it.
     Stop {
         /// The run.
@@ -379,6 +432,15 @@ pub enum FromBroker {
         /// Whether the job is over and no line follows.
         is_final: bool,
     },
+}
+
+/// A job and its definition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobDefinition {
+    /// The job.
+    pub job: JobId,
+    /// Its definition as it was received.
+    pub definition: RawJson,
 }
 
 /// Why a worker must stop a run.

@@ -103,12 +103,26 @@ impl Job {
         self.is_live() && self.run == run && self.worker.as_ref() == Some(worker)
     }
 
+    /// Its place in line, while it waits.
+    #[must_use]
+    pub fn place(&self, job: JobId) -> Option<Place> {
+        let Status::Queued { front } = self.status else { return None };
+        Some(self.stands(job, front))
+    }
+
+    fn stands(&self, job: JobId, front: bool) -> Place {
+        Place { rank: !i64::from(self.priority), behind: !front, seq: self.queued_seq, job }
+    }
+
+    /// The namespace that has wanted it longest: the one whose turn it takes. None once nobody wants it any more.
+    #[must_use]
+    pub fn wanted_first_by(&self) -> Option<&Namespace> {
+        self.namespaces.iter().min_by_key(|(_, joined)| **joined).map(|(namespace, _)| namespace)
+    }
+
     fn shelf(&self, job: JobId) -> Shelf {
         let stay = match &self.status {
-            Status::Queued { front } => {
-                let rank = !i64::from(self.priority);
-                return Shelf::Waiting(Place { rank, behind: !front, seq: self.queued_seq, job });
-            }
+            Status::Queued { front } => return Shelf::Waiting(self.stands(job, *front)),
             Status::Running {} => return Shelf::Running,
             Status::Finished { outcome: RunOutcome::Error | RunOutcome::TimedOut, .. } => Stay::Long,
             Status::Finished { outcome: RunOutcome::Success, .. }
@@ -135,6 +149,12 @@ impl Place {
     pub const fn job(&self) -> JobId {
         self.job
     }
+
+    /// What comes before all turns and ages: priority, then having been lost by a worker. The smaller goes first.
+    #[must_use]
+    pub const fn class(&self) -> (i64, bool) {
+        (self.rank, self.behind)
+    }
 }
 
 /// Where a job is to be found; what changes when a job does.
@@ -157,13 +177,13 @@ pub enum Stay {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Index {
     waiting: BTreeSet<Place>,
-    /// The same, apart by what they need: jobs of equal needs fit the same workers, so that one look answers for all of them.
-    alike: BTreeMap<Needs, BTreeSet<Place>>,
     running: BTreeSet<JobId>,
     /// Jobs that are neither waiting nor running: those that the sweep looks at, oldest change first.
     ended: BTreeSet<(Stay, UnixMillis, JobId)>,
     /// Live jobs of each namespace but the default one, in the order they joined.
-    contested: BTreeMap<Namespace, BTreeMap<Seq, JobId>>,
+    wanted: BTreeMap<Namespace, BTreeMap<Seq, JobId>>,
+    /// Those of them with more than one.
+    contested: BTreeSet<Namespace>,
 }
 
 /// The state of one queue at one seq.
@@ -196,11 +216,9 @@ struct Stored {
 impl From<Stored> for QueueState {
     fn from(stored: Stored) -> Self {
         let Stored { v, queue, seq, head, at_ms, jobs, connected } = stored;
-        let mut state = Self { v, queue, seq, head, at_ms, jobs: BTreeMap::new(), connected, index: Index::default() };
-        for (id, job) in jobs {
-            state.put(id, job);
-        }
-        state
+        let mut index = Index::default();
+        jobs.iter().for_each(|(id, job)| index.insert(*id, job));
+        Self { v, queue, seq, head, at_ms, jobs, connected, index }
     }
 }
 
@@ -282,11 +300,9 @@ impl QueueState {
         self.index.waiting.iter().filter_map(|place| self.jobs.get(&place.job).map(|job| (place.job, job)))
     }
 
-    /// Waiting jobs of equal needs together, each group in the order in which it is to be served.
-    pub fn waiting_alike(&self) -> impl Iterator<Item = (&Needs, impl Iterator<Item = (Place, &Job)>)> {
-        self.index.alike.iter().map(|(needs, places)| {
-            (needs, places.iter().filter_map(|place| self.jobs.get(&place.job).map(|job| (*place, job))))
-        })
+    /// Waiting jobs that stand before a place, the first in line first.
+    pub fn before(&self, place: Place) -> impl Iterator<Item = (JobId, &Job)> {
+        self.index.waiting.range(..place).filter_map(|place| self.jobs.get(&place.job).map(|job| (place.job, job)))
     }
 
     /// How many jobs wait.
@@ -317,16 +333,13 @@ impl QueueState {
 
     /// Namespaces with more than one live job: the jobs in the order they joined; the last is to stay.
     pub fn contested(&self) -> impl Iterator<Item = (&Namespace, impl DoubleEndedIterator<Item = JobId>)> {
-        self.index
-            .contested
-            .iter()
-            .filter(|(_, jobs)| jobs.len() > 1)
-            .map(|(namespace, jobs)| (namespace, jobs.values().copied()))
+        let wanted = |namespace| self.index.wanted.get_key_value(namespace);
+        self.index.contested.iter().filter_map(wanted).map(|(namespace, jobs)| (namespace, jobs.values().copied()))
     }
 
     /// The live jobs of one namespace other than the default one, in the order they joined.
     pub fn live_in(&self, namespace: &Namespace) -> impl DoubleEndedIterator<Item = JobId> {
-        self.index.contested.get(namespace).into_iter().flat_map(|jobs| jobs.values().copied())
+        self.index.wanted.get(namespace).into_iter().flat_map(|jobs| jobs.values().copied())
     }
 
     /// Workers that joined and have not left, as far as the journal knows.
@@ -403,7 +416,18 @@ impl QueueState {
                     },
                 );
             }
-            Event::JobRecalled { job, body, namespace, queued_at_ms, finished_at_ms, run, worker, outcome, result } => {
+            Event::JobRecalled {
+                job,
+                body,
+                namespace,
+                queued_at_ms,
+                finished_at_ms,
+                run,
+                worker,
+                outcome,
+                result,
+                exit_code,
+            } => {
                 self.put(
                     *job,
                     Job {
@@ -421,7 +445,7 @@ impl QueueState {
                         status: Status::Finished {
                             outcome: *outcome,
                             result: *result,
-                            exit_code: None,
+                            exit_code: *exit_code,
                             abandoned: worker.is_none(),
                         },
                     },
@@ -511,14 +535,6 @@ impl Index {
         match job.shelf(id) {
             Shelf::Waiting(place) => {
                 self.waiting.insert(place);
-                match self.alike.get_mut(&job.needs) {
-                    Some(places) => {
-                        places.insert(place);
-                    }
-                    None => {
-                        self.alike.insert(job.needs.clone(), BTreeSet::from([place]));
-                    }
-                }
             }
             Shelf::Running => {
                 self.running.insert(id);
@@ -529,7 +545,17 @@ impl Index {
             }
         }
         for (namespace, joined) in job.namespaces.iter().filter(|(namespace, _)| !namespace.is_default()) {
-            self.contested.entry(namespace.clone()).or_default().insert(joined.seq, id);
+            match self.wanted.get_mut(namespace) {
+                Some(jobs) => {
+                    jobs.insert(joined.seq, id);
+                    if jobs.len() == 2 {
+                        self.contested.insert(namespace.clone());
+                    }
+                }
+                None => {
+                    self.wanted.insert(namespace.clone(), BTreeMap::from([(joined.seq, id)]));
+                }
+            }
         }
     }
 
@@ -537,12 +563,6 @@ impl Index {
         match job.shelf(id) {
             Shelf::Waiting(place) => {
                 self.waiting.remove(&place);
-                if let Some(places) = self.alike.get_mut(&job.needs) {
-                    places.remove(&place);
-                    if places.is_empty() {
-                        self.alike.remove(&job.needs);
-                    }
-                }
             }
             Shelf::Running => {
                 self.running.remove(&id);
@@ -553,10 +573,13 @@ impl Index {
             }
         }
         for (namespace, joined) in job.namespaces.iter().filter(|(namespace, _)| !namespace.is_default()) {
-            if let Some(jobs) = self.contested.get_mut(namespace) {
+            if let Some(jobs) = self.wanted.get_mut(namespace) {
                 jobs.remove(&joined.seq);
-                if jobs.is_empty() {
+                if jobs.len() == 1 {
                     self.contested.remove(namespace);
+                }
+                if jobs.is_empty() {
+                    self.wanted.remove(namespace);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What an earlier process of this worker left at the engine: runs to go on with, and remains to clear away.
 //!
-//! Only containers with this worker's own id and queue are looked at.
+//! Only containers with this worker's own id and one of its queues are looked at.
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State};
 use protocol::definition::{Definition, Needs};
@@ -44,8 +44,7 @@ impl Adopted {
 
 /// Looks at what is there. `ended` are runs whose results are known already.
 pub(crate) async fn look(context: &Context, ended: &[HeldRun]) -> Result<Left, WorkerError> {
-    let config = &context.config;
-    let found = context.engine.own(&context.worker, &config.queue, None).await;
+    let found = context.engine.own(&context.worker, &context.queue, None).await;
     let found = found.map_err(|source| WorkerError::Engine { what: "list containers", source })?;
     let mut left = Left::default();
     for summary in found {

@@ -1,10 +1,13 @@
 //! The one task that owns the slots: it takes grants, starts runs, and sees each to its acknowledged end. Runs are tasks of
-//! their own; one that panics ends as an error, and the worker goes on.
+//! their own; one that panics ends as an error, and the worker goes on. So is each queue's line to its broker: one queue's
+//! trouble is not the others'.
 
 mod attend;
 mod clearing;
 mod ended;
 mod execute;
+mod lane;
+mod runs;
 mod start;
 mod stopping;
 
@@ -12,26 +15,23 @@ pub use start::run;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use protocol::definition::{Definition, Needs};
 use protocol::native::{HeldRun, StopReason};
-use protocol::raw::RawJson;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinError, JoinSet};
-use tracing::{error, info, warn};
+use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
 
-use crate::adopt::Adopted;
 use crate::clock::unix_now;
-use crate::context::Context;
-use crate::link::{Epoch, LinkEvent, NOTHING, Report};
+use crate::link::{LinkEvent, Report};
 use crate::outcome::Ending;
 use crate::shutdown::Shutdown;
+use crate::state_machine::offers::Offers;
 use crate::state_machine::slots::Slots;
-use crate::unacknowledged::Unacknowledged;
+use crate::state_machine::{QueueIndex, QueueRun};
 use clearing::Clearing;
-use ended::{Ended, RunEnd};
-use execute::Assignment;
+use ended::Ended;
+use lane::{Lane, Links};
 use stopping::Mode;
 
 /// What a worker did, told when it stops.
@@ -59,14 +59,16 @@ struct Live {
 }
 
 struct Agent {
-    context: Arc<Context>,
-    store: Unacknowledged,
+    /// By [`QueueIndex`].
+    lanes: Vec<Lane>,
     slots: Slots,
-    live: HashMap<HeldRun, Live>,
+    offers: Offers,
+    /// Since when [`Offers`] counts its milliseconds.
+    started: Instant,
+    live: HashMap<QueueRun, Live>,
     tasks: JoinSet<Ended>,
-    runs: HashMap<Id, HeldRun>,
+    runs: HashMap<Id, QueueRun>,
     clearing: Clearing,
-    connection: Option<(Epoch, u64)>,
     mode: Mode,
     /// There is no more time.
     is_over: bool,
@@ -74,36 +76,35 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(context: Arc<Context>, store: Unacknowledged, slots: Slots) -> Self {
+    fn new(lanes: Vec<Lane>, slots: Slots) -> Self {
         Self {
-            clearing: Clearing::new(Arc::clone(&context)),
-            context,
-            store,
+            offers: Offers::new(lanes.len()),
+            lanes,
             slots,
+            started: Instant::now(),
             live: HashMap::new(),
             tasks: JoinSet::new(),
             runs: HashMap::new(),
-            connection: None,
+            clearing: Clearing::default(),
             mode: Mode::Working,
             is_over: false,
             summary: ExitSummary::default(),
         }
     }
 
-    async fn work(&mut self, mut events: mpsc::Receiver<LinkEvent>, shutdown: &mut Shutdown) {
-        let mut is_linked = true;
+    async fn work(
+        &mut self,
+        mut events: mpsc::Receiver<(QueueIndex, LinkEvent)>,
+        links: &mut Links,
+        shutdown: &mut Shutdown,
+    ) {
         while !self.is_done() {
             let deadline = self.mode.deadline();
+            let offers_due = self.offers_due();
             tokio::select! {
-                event = events.recv(), if is_linked => match event {
-                    Some(event) => self.on_event(event).await,
-                    // It panicked: results wait on disk for the next start.
-                    None => {
-                        error!("the link to the broker ended; the worker finishes what it runs and stops");
-                        is_linked = false;
-                        self.on_link_lost();
-                    }
-                },
+                // None is told from a link that still works, and a link that ended is told below.
+                Some((queue, event)) = events.recv() => self.on_event(queue, event).await,
+                Some(queue) = links.ended() => self.on_link_lost(queue),
                 Some(ended) = self.tasks.join_next_with_id() => self.on_task_end(ended).await,
                 Some(cleared) = self.clearing.next() => {
                     if let Some(run) = cleared
@@ -114,171 +115,65 @@ impl Agent {
                 }
                 mode = shutdown.requested() => self.on_shutdown(mode),
                 () = deadline => self.on_deadline(),
+                () = offers_due => self.claim(),
             }
         }
     }
 
-    async fn on_event(&mut self, event: LinkEvent) {
+    async fn on_event(&mut self, queue: QueueIndex, event: LinkEvent) {
+        let own = |run| QueueRun { queue, run };
         match event {
             LinkEvent::Welcomed { epoch, gone } => {
-                self.connection = Some((epoch, 0));
+                self.lane_mut(queue).epoch = Some(epoch);
+                self.offers.connected(queue);
                 for run in gone {
-                    self.on_stop(run, StopReason::Superseded).await;
+                    self.on_stop(own(run), StopReason::Superseded).await;
                 }
                 self.claim();
+            }
+            LinkEvent::Lost { epoch } => {
+                if self.lane(queue).epoch == Some(epoch) {
+                    self.lane_mut(queue).epoch = None;
+                    self.offers.lost(queue);
+                    self.claim();
+                }
             }
             LinkEvent::Granted { epoch, run, definition } => {
-                if let Some((current, grants)) = &mut self.connection
-                    && *current == epoch
-                {
-                    *grants += 1;
-                }
-                self.on_grant(run, definition);
+                let is_counted = self.lane(queue).epoch == Some(epoch);
+                self.on_grant(own(run), definition, is_counted);
                 self.claim();
             }
-            LinkEvent::Stop { run, why } => self.on_stop(run, why).await,
+            LinkEvent::Claimed { epoch, ask, granted } => {
+                if self.lane(queue).epoch == Some(epoch) {
+                    self.offers.answered(queue, ask, granted);
+                    self.claim();
+                }
+            }
+            LinkEvent::Stop { run, why } => self.on_stop(own(run), why).await,
             LinkEvent::Settled { run } => {
-                if !self.live.contains_key(&run) {
-                    self.forget(run).await;
+                if !self.live.contains_key(&own(run)) {
+                    self.forget(own(run)).await;
                 }
             }
-            LinkEvent::ResultRefused { run, why } => {
-                // The job must end all the same, or it would be run again to the same result.
-                let ending = Ending::bad_input(format!("the broker refused the job's result: {why}"), unix_now());
-                let report = ending.report(run, &self.context.worker, unix_now());
-                // In place of the one that was kept; nobody has to wait for it.
-                drop(self.store.keep(report.clone()).await);
-                self.context.outbox.report(run, Report::Finish(report));
-            }
+            LinkEvent::ResultRefused { run, why } => self.on_result_refused(queue, run, &why).await,
         }
     }
 
-    fn on_grant(&mut self, run: HeldRun, definition: RawJson) {
-        if self.live.contains_key(&run) {
-            return;
-        }
-        if !matches!(self.mode, Mode::Working) {
-            return self.hand_back(run, "the worker is stopping");
-        }
-        let parsed = Definition::parse(definition.as_str().as_bytes());
-        let needs = parsed.as_ref().map_or_else(|_| Needs::default(), Definition::needs);
-        let share = match self.slots.take(run, &needs) {
-            Ok(share) => share,
-            Err(why) => return self.hand_back(run, &why.to_string()),
-        };
-        info!(job.id = %run.job, "starts run {} of job {}", run.run, run.job);
-        let context = Arc::clone(&self.context);
-        self.spawn(run, |stop, has_container| async move {
-            let assignment = Assignment { run, text: definition, definition: parsed, share };
-            execute::execute(&context, assignment, stop, &has_container).await
-        });
-    }
-
-    fn adopt(&mut self, adopted: Adopted) {
-        let run = adopted.run;
-        self.context.outbox.hold(run);
-        self.slots.adopt(run, &adopted.needs(), adopted.gpus.clone());
-        let context = Arc::clone(&self.context);
-        self.spawn(run, |stop, has_container| async move {
-            has_container.store(true, Ordering::Relaxed);
-            attend::adopted(&context, adopted, stop).await
-        });
-    }
-
-    fn spawn<F>(&mut self, run: HeldRun, task: impl FnOnce(watch::Receiver<Option<StopReason>>, Arc<AtomicBool>) -> F)
-    where
-        F: Future<Output = Ended> + Send + 'static,
-    {
-        let (stop, stopped) = watch::channel(None);
-        let has_container = Arc::new(AtomicBool::new(false));
-        let task = self.tasks.spawn(task(stopped, Arc::clone(&has_container)));
-        self.runs.insert(task.id(), run);
-        self.live.insert(run, Live { stop, task, has_container, is_to_return: false });
-    }
-
-    async fn on_stop(&mut self, run: HeldRun, why: StopReason) {
-        match self.live.get(&run) {
-            Some(live) => {
-                info!(job.id = %run.job, "stops run {} of job {}: {why:?}", run.run, run.job);
-                live.stop.send_replace(Some(why));
-            }
-            None => self.forget(run).await,
-        }
-    }
-
-    async fn on_task_end(&mut self, ended: Result<(Id, Ended), JoinError>) {
-        let (id, ended) = match ended {
-            Ok((id, ended)) => (id, Some(ended)),
-            Err(error) if error.is_panic() => (error.id(), None),
-            // Cut off on purpose: what became of it was settled then.
-            Err(error) => {
-                self.runs.remove(&error.id());
-                return;
-            }
-        };
-        let Some(run) = self.runs.remove(&id) else { return };
-        let Some(live) = self.live.remove(&run) else { return };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
-                error!(job.id = %run.job, "run {} of job {} made the worker panic", run.run, run.job);
-                let ending =
-                    Ending::bad_input("the worker failed while it handled this job; its log says where", unix_now());
-                Ended::finished(ending, self.container_of(run).await)
-            }
-        };
-        self.slots.release_all_but_gpus(run);
-        match ended.end {
-            RunEnd::Finished(ending) => self.on_finished(run, *ending, ended.container).await,
-            RunEnd::Stopped => {
-                if live.is_to_return {
-                    self.hand_back(run, "the worker is stopping");
-                } else {
-                    self.context.outbox.forget(run);
-                }
-                self.clearing.run(run, ended.container);
-            }
-        }
-        self.claim();
-    }
-
-    async fn on_finished(&mut self, run: HeldRun, ending: Ending, container: Option<String>) {
-        info!(
-            job.id = %run.job, "run {} of job {} ended: {:?}, exit code {:?}",
-            run.run, run.job, ending.outcome, ending.result.status_code
-        );
-        self.summary.finished += 1;
-        let report = ending.report(run, &self.context.worker, unix_now());
-        // Ordered before the report is out, so that its acknowledgement cannot overtake it.
-        let kept = self.store.keep(report.clone()).await;
-        self.context.outbox.report(run, Report::Finish(report));
-        self.clearing.container_once_kept(run, container, kept);
-    }
-
-    fn hand_back(&mut self, run: HeldRun, why: &str) {
-        warn!(job.id = %run.job, "hands run {} of job {} back: {why}", run.run, run.job);
-        self.summary.handed_back += 1;
-        self.context.outbox.report(run, Report::HandBack { why: why.to_owned() });
+    /// The job must end all the same, or it would be run again to the same result.
+    async fn on_result_refused(&mut self, queue: QueueIndex, run: HeldRun, why: &str) {
+        let lane = self.lane(queue);
+        let ending = Ending::bad_input(format!("the broker refused the job's result: {why}"), unix_now());
+        let report = ending.report(run, &lane.context.worker, unix_now());
+        // In place of the one that was kept; nobody has to wait for it.
+        drop(lane.store.keep(report.clone()).await);
+        lane.context.outbox.report(run, Report::Finish(report));
     }
 
     /// The run is over for the broker.
-    async fn forget(&mut self, run: HeldRun) {
-        self.context.outbox.forget(run);
-        self.store.forget(run).await;
-        self.clearing.files(run);
-    }
-
-    /// The container of a run whose task cannot say it.
-    async fn container_of(&self, run: HeldRun) -> Option<String> {
-        let found = self.context.engine.own(&self.context.worker, &self.context.config.queue, Some(&run)).await;
-        found.ok()?.into_iter().find_map(|summary| summary.id)
-    }
-
-    /// Says what is free, now that it may have changed.
-    fn claim(&self) {
-        if let Some((epoch, grants_seen)) = self.connection {
-            let free = if matches!(self.mode, Mode::Working) { self.slots.free() } else { NOTHING };
-            self.context.outbox.claim(epoch, free, grants_seen);
-        }
+    async fn forget(&mut self, run: QueueRun) {
+        let lane = &self.lanes[run.queue.0];
+        lane.context.outbox.forget(run.run);
+        lane.store.forget(run.run).await;
+        self.clearing.files(&lane.context, run.run);
     }
 }

@@ -21,12 +21,14 @@ pub const JOB_DURATION_MS_DEFAULT: u64 = 5 * 60 * 1000;
 pub const PREPARE_MS_DEFAULT: u64 = 60 * 60 * 1000;
 /// The most runs at once: each has a socket to the engine and a few tasks; more than this is a typing error.
 pub const CPUS_MAX: u32 = 10_000;
+/// The most queues of one worker: each has a socket, and an idle one still costs a turn now and then.
+pub const QUEUES_MAX: usize = 64;
 
 /// Everything a worker has to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The queue it works for.
-    pub queue: QueueName,
+    /// The queues it works for, 1 to [`QUEUES_MAX`], each once. They share its capacity: each is given its turn.
+    pub queues: Vec<QueueName>,
     /// The broker.
     pub api: ApiAddress,
     /// What stands in the addresses of uploaded outputs instead of [`Self::api`], when that is not reachable for others.
@@ -111,6 +113,22 @@ pub enum ConfigError {
         /// What was given.
         given: u32,
     },
+    /// No queue, or too many.
+    #[error(
+        "{given} queues are not between 1 and {QUEUES_MAX}; a machine can run several workers, each with its own data directory"
+    )]
+    Queues {
+        /// How many were given.
+        given: usize,
+    },
+    /// A queue that was named twice.
+    #[error("the queue {place} is the same as the queue {first}: name each queue once")]
+    QueueTwice {
+        /// Which one, counted from 1: its name is a secret, and this text may get into a log.
+        place: usize,
+        /// Which one has the same name.
+        first: usize,
+    },
     /// A data directory that cannot be given to the engine.
     #[error("the data directory {path:?} {why}")]
     DataDirectory {
@@ -122,11 +140,11 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// A worker for `queue` of the broker at `api`, with the defaults for all else.
+    /// A worker for `queues` of the broker at `api`, with the defaults for all else.
     #[must_use]
-    pub fn new(queue: QueueName, api: ApiAddress, data_directory: PathBuf) -> Self {
+    pub fn new(queues: Vec<QueueName>, api: ApiAddress, data_directory: PathBuf) -> Self {
         Self {
-            queue,
+            queues,
             api,
             public_api: None,
             data_directory,
@@ -150,6 +168,7 @@ impl Config {
     ///
     /// [`ConfigError`] for the first value that cannot be used.
     pub fn check(&self) -> Result<(), ConfigError> {
+        check_queues(&self.queues)?;
         if self.cpus == 0 || self.cpus > CPUS_MAX {
             return Err(ConfigError::Cpus { given: self.cpus });
         }
@@ -168,6 +187,23 @@ impl Config {
     }
 }
 
+/// Checks the queues of one worker.
+///
+/// # Errors
+///
+/// [`ConfigError::Queues`], [`ConfigError::QueueTwice`].
+pub fn check_queues(queues: &[QueueName]) -> Result<(), ConfigError> {
+    if queues.is_empty() || queues.len() > QUEUES_MAX {
+        return Err(ConfigError::Queues { given: queues.len() });
+    }
+    for (at, queue) in queues.iter().enumerate() {
+        if let Some(first) = queues.iter().take(at).position(|earlier| earlier == queue) {
+            return Err(ConfigError::QueueTwice { place: at + 1, first: first + 1 });
+        }
+    }
+    Ok(())
+}
+
 /// Reads a worker's time limit (`--max-job-duration`).
 ///
 /// # Errors
@@ -175,4 +211,26 @@ impl Config {
 /// [`ConfigError::Duration`].
 pub fn parse_duration_ms(text: &str) -> Result<u64, ConfigError> {
     duration::limit_ms(text).ok_or_else(|| ConfigError::Duration { text: text.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(queues: &[&str]) -> Result<(), ConfigError> {
+        let queues = queues.iter().map(|name| name.parse().unwrap()).collect();
+        Config::new(queues, "http://a.example".parse().unwrap(), "/d".into()).check()
+    }
+
+    #[test]
+    fn a_worker_has_a_queue_and_not_too_many_and_none_twice() {
+        assert_eq!(check(&["a"]), Ok(()));
+        assert_eq!(check(&["a", "b", "A"]), Ok(()));
+        assert_eq!(check(&[]), Err(ConfigError::Queues { given: 0 }));
+        assert_eq!(check(&["a", "b", "a"]), Err(ConfigError::QueueTwice { place: 3, first: 1 }));
+        let many: Vec<String> = (0..=QUEUES_MAX).map(|number| number.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(check(&many), Err(ConfigError::Queues { given: QUEUES_MAX + 1 }));
+        assert_eq!(check(&many[1..]), Ok(()));
+    }
 }

@@ -12,7 +12,7 @@ mod watch;
 
 pub(crate) use engine::{Engine, Standing, is_not_found, standing};
 pub(crate) use follow::{Frames, Seen, pump, read_seen};
-pub(crate) use names::{LABEL_GPUS, LABEL_ID, LABEL_RUN};
+pub(crate) use names::{LABEL_GPUS, LABEL_ID, LABEL_RUN, cache_volume};
 pub(crate) use request::{Plan, create_request};
 pub(crate) use surroundings::Surroundings;
 pub(crate) use watch::{Deadline, stop_asked, watch};

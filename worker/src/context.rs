@@ -1,8 +1,8 @@
-//! What all runs of a worker share.
+//! What all runs of one queue share; what all queues share is behind the same pointers.
 
 use std::sync::Arc;
 
-use protocol::id::WorkerId;
+use protocol::id::{QueueKey, QueueName, WorkerId};
 
 use crate::config::Config;
 use crate::container::{Engine, Surroundings};
@@ -10,13 +10,20 @@ use crate::files::Files;
 use crate::images::Images;
 use crate::link::Outbox;
 
-/// What all runs share.
+/// What all runs of one queue share.
 pub(crate) struct Context {
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) worker: WorkerId,
     pub(crate) engine: Engine,
-    pub(crate) surroundings: Surroundings,
-    pub(crate) images: Images,
+    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) images: Arc<Images>,
+    /// The queue.
+    pub(crate) queue: QueueName,
+    /// As it is called where its name must not be.
+    pub(crate) key: QueueKey,
+    /// The volume that the queue's runs share.
+    pub(crate) cache: String,
+    /// The queue's runs' files; blobs are shared, a blob is known by its hash alone.
     pub(crate) files: Files,
     pub(crate) outbox: Arc<Outbox>,
 }

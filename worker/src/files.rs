@@ -97,7 +97,7 @@ fn below(root: &Path, name: &str) -> PathBuf {
 }
 
 impl Files {
-    /// Prepares the directories below `data`.
+    /// Prepares the directories below `data`, for the runs of `queue`.
     pub(crate) fn open(
         data: &Path,
         queue: QueueKey,
@@ -118,6 +118,11 @@ impl Files {
             public_api: public_api.unwrap_or_else(|| api.clone()),
             api,
         })
+    }
+
+    /// The same for the runs of another queue.
+    pub(crate) fn of(&self, queue: QueueKey) -> Self {
+        Self { queue, ..self.clone() }
     }
 
     /// The directories of a run. The queue is in the name, because run numbers count per queue.

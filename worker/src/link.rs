@@ -1,4 +1,4 @@
-//! The socket to the broker: connects, says who the worker is and what it holds, sends what is in the [`Outbox`], tells the
+//! A queue's socket to the broker: connects, says who the worker is and what it holds, sends what is in the [`Outbox`], tells the
 //! agent what comes in, and connects again when the line breaks. It knows nothing of containers.
 
 mod backlog;
@@ -10,28 +10,28 @@ mod socket;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::id::QueueKey;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::state_machine::QueueIndex;
 use backoff::Backoff;
-pub(crate) use event::{Epoch, LinkConfig, LinkEvent, NOTHING};
+use event::Events;
+pub(crate) use event::{Epoch, LinkConfig, LinkEvent};
 pub(crate) use outbox::{Outbox, Report};
 
-/// How many events may wait for the agent before the socket is not read any more: grants are bounded by the capacity on
-/// offer, so this is never full for long.
-const EVENTS_MAX: usize = 256;
+/// How many events of all queues may wait for the agent before sockets are not read any more: grants are bounded by the
+/// capacity on offer, so this is never full for long.
+pub(crate) const EVENTS_MAX: usize = 256;
 
-/// Starts the link. It ends when the outbox is closed and empty, or the returned receiver is dropped.
-pub(crate) fn start(
+/// Keeps a queue connected. It ends when the outbox is closed and empty, or the receiver of `events` is dropped.
+pub(crate) async fn keep_connected(
     config: LinkConfig,
     outbox: Arc<Outbox>,
-) -> (mpsc::Receiver<LinkEvent>, tokio::task::JoinHandle<()>) {
-    let (events, receiver) = mpsc::channel(EVENTS_MAX);
-    let task = tokio::spawn(keep_connected(config, outbox, events));
-    (receiver, task)
-}
-
-async fn keep_connected(config: LinkConfig, outbox: Arc<Outbox>, events: mpsc::Sender<LinkEvent>) {
+    events: mpsc::Sender<(QueueIndex, LinkEvent)>,
+) {
+    let events = Events::new(config.index, events);
+    let key = QueueKey::of(&config.queue).short();
     let mut backoff = Backoff::new(rand_seed());
     let mut epoch: Epoch = 0;
     while !outbox.is_closed() && !events.is_closed() {
@@ -43,12 +43,21 @@ async fn keep_connected(config: LinkConfig, outbox: Arc<Outbox>, events: mpsc::S
         }
         if ended.was_welcomed {
             backoff.reset();
+            if !events.tell(LinkEvent::Lost { epoch }).await {
+                break;
+            }
         }
         let delay = backoff.next_delay();
         if ended.was_welcomed {
-            info!("lost the broker: {}; trying again in {} ms", ended.why, delay.as_millis());
+            info!(queue.key = key, "lost the broker: {}; trying again in {} ms", ended.why, delay.as_millis());
         } else {
-            warn!("cannot reach the broker at {}: {}; trying again in {} ms", config.api, ended.why, delay.as_millis());
+            warn!(
+                queue.key = key,
+                "cannot reach the broker at {}: {}; trying again in {} ms",
+                config.api,
+                ended.why,
+                delay.as_millis()
+            );
         }
         wait_unless_closed(delay, &outbox).await;
     }

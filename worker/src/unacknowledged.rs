@@ -1,10 +1,11 @@
 //! Ends of runs on disk until the broker has them, so that neither a lost line nor a restart loses a result.
 //!
-//! One task does all of it, in the order it is asked: a removal never overtakes its write.
+//! One task does all of it, for all queues, in the order it is asked: a removal never overtakes its write.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use protocol::id::QueueKey;
 use protocol::native::{FinishedRun, HeldRun};
@@ -17,41 +18,46 @@ use crate::error::WorkerError;
 const ORDERS_MAX: usize = 1024;
 const SUFFIX: &str = ".json";
 
-/// The store. Clones share it.
-#[derive(Clone, Debug)]
+/// The store of one queue.
+#[derive(Debug)]
 pub(crate) struct Unacknowledged {
+    directory: Arc<Path>,
     orders: mpsc::Sender<Order>,
 }
 
 #[derive(Debug)]
 enum Order {
-    Keep(FinishedRun, oneshot::Sender<()>),
-    Forget(HeldRun),
+    Keep(Arc<Path>, FinishedRun, oneshot::Sender<()>),
+    Forget(PathBuf),
     Flush(oneshot::Sender<()>),
 }
 
 impl Unacknowledged {
-    /// Opens the store of `queue` below `directory` and reads what an earlier process left.
-    pub(crate) fn open(directory: &Path, queue: QueueKey) -> Result<(Self, Vec<FinishedRun>), WorkerError> {
-        let directory = directory.join("unacknowledged").join(queue.to_string());
-        fs::create_dir_all(&directory).map_err(WorkerError::disk(&directory))?;
-        let kept = read_all(&directory).map_err(WorkerError::disk(&directory))?;
+    /// Opens the stores of `queues` below `directory` and reads what an earlier process left, in the same order.
+    pub(crate) fn open(directory: &Path, queues: &[QueueKey]) -> Result<Vec<(Self, Vec<FinishedRun>)>, WorkerError> {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
-        tokio::task::spawn_blocking(move || work(&directory, receiver));
-        Ok((Self { orders }, kept))
+        let open = |queue: &QueueKey| {
+            let directory = directory.join("unacknowledged").join(queue.to_string());
+            fs::create_dir_all(&directory).map_err(WorkerError::disk(&directory))?;
+            let kept = read_all(&directory).map_err(WorkerError::disk(&directory))?;
+            Ok((Self { directory: directory.into(), orders: orders.clone() }, kept))
+        };
+        let opened = queues.iter().map(open).collect::<Result<_, WorkerError>>()?;
+        tokio::task::spawn_blocking(move || work(receiver));
+        Ok(opened)
     }
 
     /// Orders a run's end to be written. What comes back resolves when it is on disk, or cannot be (which is logged: the
     /// broker may still get it).
     pub(crate) async fn keep(&self, run: FinishedRun) -> oneshot::Receiver<()> {
         let (done, is_done) = oneshot::channel();
-        let _ = self.orders.send(Order::Keep(run, done)).await;
+        let _ = self.orders.send(Order::Keep(Arc::clone(&self.directory), run, done)).await;
         is_done
     }
 
     /// The broker has it.
     pub(crate) async fn forget(&self, run: HeldRun) {
-        let _ = self.orders.send(Order::Forget(run)).await;
+        let _ = self.orders.send(Order::Forget(path(&self.directory, run))).await;
     }
 
     /// Waits until all that was asked before is done.
@@ -63,16 +69,16 @@ impl Unacknowledged {
     }
 }
 
-fn work(directory: &Path, mut orders: mpsc::Receiver<Order>) {
+fn work(mut orders: mpsc::Receiver<Order>) {
     while let Some(order) = orders.blocking_recv() {
         match order {
-            Order::Keep(run, done) => {
-                if let Err(error) = write(directory, &run) {
+            Order::Keep(directory, run, done) => {
+                if let Err(error) = write(&directory, &run) {
                     warn!(job.id = %run.job, "cannot keep the result of job {} on disk: {error}", run.job);
                 }
                 let _ = done.send(());
             }
-            Order::Forget(run) => match fs::remove_file(path(directory, run)) {
+            Order::Forget(path) => match fs::remove_file(path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => warn!("cannot remove an acknowledged result: {error}"),
@@ -125,7 +131,8 @@ mod tests {
     #[tokio::test]
     async fn an_end_survives_a_restart_until_it_is_acknowledged() {
         let directory = tempfile::tempdir().unwrap();
-        let queue = QueueKey::of(&"q".parse().unwrap());
+        let queues = ["q", "other"].map(|name| QueueKey::of(&name.parse().unwrap()));
+        let open = || Unacknowledged::open(directory.path(), &queues).unwrap();
         let run = FinishedRun {
             job: JobId::from_bytes([3; 32]),
             run: 7,
@@ -135,16 +142,19 @@ mod tests {
             duration_ms: Some(5),
             finished: RawJson::new(r#"{"type":"Finished","x":1.50}"#),
         };
-        let (store, kept) = Unacknowledged::open(directory.path(), queue).unwrap();
-        assert_eq!(kept, []);
-        store.keep(run.clone()).await.await.unwrap();
-        let (again, kept) = Unacknowledged::open(directory.path(), queue).unwrap();
-        assert_eq!(kept, std::slice::from_ref(&run));
-        let (_, other) = Unacknowledged::open(directory.path(), QueueKey::of(&"other".parse().unwrap())).unwrap();
-        assert_eq!(other, []);
-        again.forget(HeldRun { job: run.job, run: run.run }).await;
-        again.flush().await;
-        let (_, kept) = Unacknowledged::open(directory.path(), queue).unwrap();
-        assert_eq!(kept, []);
+        let mut stores = open();
+        assert!(stores.iter().all(|(_, kept)| kept.is_empty()));
+        stores[0].0.keep(run.clone()).await.await.unwrap();
+        stores = open();
+        assert_eq!(stores[0].1, std::slice::from_ref(&run));
+        // Another queue's run of the same job and number is another run.
+        assert_eq!(stores[1].1, []);
+        let held = HeldRun { job: run.job, run: run.run };
+        stores[1].0.forget(held).await;
+        stores[1].0.flush().await;
+        assert_eq!(open()[0].1, std::slice::from_ref(&run));
+        stores[0].0.forget(held).await;
+        stores[0].0.flush().await;
+        assert!(open().iter().all(|(_, kept)| kept.is_empty()));
     }
 }

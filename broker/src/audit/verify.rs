@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use protocol::event::Event;
 use protocol::id::{Digest, Head, QueueKey, Seq};
@@ -14,6 +16,11 @@ use super::{AuditError, Reader, concerns};
 use crate::journal::scan::{Step, Touched};
 use crate::journal::segment::{SEGMENTS, Segment, file_name};
 use crate::journal::{JournalError, Loss, bodies};
+
+/// How many steps one thread reads before the other is given them: enough that handing over costs nothing.
+const PIECE_STEPS: usize = 512;
+/// How many such pieces may wait: some megabytes, which a slow stretch on either side uses up.
+const PIECES_WAITING_MAX: usize = 8;
 
 /// The first thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -92,35 +99,21 @@ struct Verifier<'a> {
 ///
 /// [`AuditError`] when it cannot be read. What is wrong with it is no error: it is in the report.
 pub fn verify(dir: &Path, queue: Option<QueueKey>) -> Result<VerifyReport, AuditError> {
-    let mut reader = Reader::open(dir)?;
+    let reader = Reader::open(dir)?;
+    let (segments, position, unfinished_bytes) = (reader.segments.len() as u64, reader.end, reader.unfinished);
     let mut verifier = Verifier { dir, wanted: queue, chains: BTreeMap::new(), seen: HashSet::new(), bad: Vec::new() };
-    while let Some((segment, step)) = reader.step()? {
-        match step {
-            Step::Record { offset, queue, seq, hash, bytes } => {
-                if verifier.wants(queue) {
-                    verifier.record(&segment, offset, queue, seq, hash, &bytes);
-                }
-            }
-            Step::Body { offset, queue, digest, bytes, .. } => {
-                if verifier.wants(queue) {
-                    verifier.body(&segment, offset, queue, digest, &bytes);
-                }
-            }
-            Step::Loss(loss) => verifier.loss(&loss),
-            Step::Sealed { seal, .. } => {
-                if verifier.wanted.is_none() && hash_of(&segment, seal.bytes)? != seal.hash {
-                    verifier.found(
-                        &segment,
-                        seal.bytes,
-                        None,
-                        None,
-                        "the segment is not what its seal says".to_owned(),
-                    );
-                }
-            }
-            Step::GroupStart { .. } | Step::GroupEnd { .. } => {}
+    // One thread reads, checks frames and bodies; this one follows the chains. Each is about half of the work.
+    thread::scope(|scope| {
+        let (to_verifier, pieces) = sync_channel(PIECES_WAITING_MAX);
+        let reading = thread::Builder::new().name("audit-read".to_owned());
+        let reading = reading.spawn_scoped(scope, move || read(reader, queue, &to_verifier));
+        let reading = reading.map_err(|error| JournalError::io("starting a thread", error))?;
+        let taken = pieces.into_iter().flatten().try_for_each(|sight| verifier.take(sight));
+        match reading.join() {
+            Ok(read) => taken.and(read),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
-    }
+    })?;
     if let Some(queue) = queue
         && verifier.chains.is_empty()
         && verifier.bad.is_empty()
@@ -133,10 +126,45 @@ pub fn verify(dir: &Path, queue: Option<QueueKey>) -> Result<VerifyReport, Audit
         first_bad: bad.min_by_key(|bad| (bad.segment, bad.offset)),
         records: queues.iter().map(|queue| queue.head.seq).sum(),
         queues,
-        segments: reader.segments.len() as u64,
-        position: reader.end,
-        unfinished_bytes: reader.unfinished,
+        segments,
+        position,
+        unfinished_bytes,
     })
+}
+
+/// What was read, and whether it is what it says: false for a body that is not of its digest.
+struct Sight {
+    segment: Segment,
+    step: Step,
+    sound: bool,
+}
+
+/// Reads everything, until the end or until nobody wants it any more.
+fn read(mut reader: Reader, wanted: Option<QueueKey>, to_verifier: &SyncSender<Vec<Sight>>) -> Result<(), AuditError> {
+    let mut piece = Vec::with_capacity(PIECE_STEPS);
+    while let Some((segment, step)) = reader.step()? {
+        let sound = match &step {
+            Step::Body { queue, digest, bytes, .. } => {
+                wanted.is_some_and(|wanted| wanted != *queue) || Digest::of(bytes) == *digest
+            }
+            Step::Record { .. }
+            | Step::Loss(_)
+            | Step::GroupStart { .. }
+            | Step::GroupEnd { .. }
+            | Step::Sealed { .. } => true,
+        };
+        piece.push(Sight { segment, step, sound });
+        if piece.len() == PIECE_STEPS {
+            let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE_STEPS));
+            if to_verifier.send(full).is_err() {
+                // It failed, and says why itself.
+                return Ok(());
+            }
+        }
+    }
+    // As above.
+    let _ = to_verifier.send(piece);
+    Ok(())
 }
 
 /// The blake3 of a file's first bytes.
@@ -156,6 +184,31 @@ fn short_key(queue: QueueKey, digest: Digest) -> [u8; 16] {
 }
 
 impl Verifier<'_> {
+    fn take(&mut self, sight: Sight) -> Result<(), AuditError> {
+        let Sight { segment, step, sound } = sight;
+        match step {
+            Step::Record { offset, queue, seq, hash, bytes } => {
+                if self.wants(queue) {
+                    self.record(&segment, offset, queue, seq, hash, &bytes);
+                }
+            }
+            Step::Body { offset, queue, digest, .. } => {
+                if self.wants(queue) {
+                    self.body(&segment, offset, queue, digest, sound);
+                }
+            }
+            Step::Loss(loss) => self.loss(&loss),
+            Step::Sealed { seal, .. } => {
+                if self.wanted.is_none() && hash_of(&segment, seal.bytes)? != seal.hash {
+                    let what = "the segment is not what its seal says".to_owned();
+                    self.found(&segment, seal.bytes, None, None, what);
+                }
+            }
+            Step::GroupStart { .. } | Step::GroupEnd { .. } => {}
+        }
+        Ok(())
+    }
+
     fn wants(&self, queue: QueueKey) -> bool {
         self.wanted.is_none_or(|wanted| wanted == queue)
     }
@@ -222,8 +275,8 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn body(&mut self, segment: &Segment, offset: u64, queue: QueueKey, digest: Digest, bytes: &[u8]) {
-        if Digest::of(bytes) == digest {
+    fn body(&mut self, segment: &Segment, offset: u64, queue: QueueKey, digest: Digest, sound: bool) {
+        if sound {
             self.seen.insert(short_key(queue, digest));
         } else {
             self.found(segment, offset, Some(queue), None, "a body is not what its digest says".to_owned());

@@ -33,6 +33,8 @@ pub(crate) enum Ask {
         /// Where it is now.
         to: Option<Head>,
     },
+    /// A session inside the broker stands for that many pages now.
+    StandsFor(SessionId, u32),
     /// A socket closed.
     Detach(SessionId),
     /// Time has come for something.
@@ -74,12 +76,20 @@ impl ReplyTo {
             (Self::Caller(reply), result) => {
                 let _ = reply.send(result);
             }
-            (Self::Socket(outbox, req), Ok(done)) => {
-                outbox.must(FromBroker::Ok { req, head: done.head, job: Some(done.job) });
-            }
+            (Self::Socket(outbox, req), Ok(done)) => outbox.must(answered(req, &done)),
             (Self::Socket(outbox, req), Err(refusal)) => outbox.must(rejected(Some(req), &refusal)),
             (Self::SocketIfRefused(outbox), Err(refusal)) => outbox.must(rejected(None, &refusal)),
             (Self::SocketIfRefused(_), Ok(_)) | (Self::Nobody, _) => {}
+        }
+    }
+}
+
+/// What was done as a message.
+const fn answered(req: RequestId, done: &Done) -> FromBroker {
+    match done.answer {
+        Answer::Claimed { granted } => FromBroker::Claimed { req, granted },
+        Answer::Done | Answer::Cancelled(_) | Answer::Connected { .. } => {
+            FromBroker::Ok { req, head: done.head, job: Some(done.job) }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use protocol::codec::Encoding;
 use protocol::native::FromBroker;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -14,29 +15,46 @@ pub const OUTBOX_FRAMES_MAX: usize = 1024;
 /// How many commands of one socket may be unanswered: more are left in the socket. Their answers always have room.
 pub const UNANSWERED_MAX: usize = 1024;
 
-/// How many definitions that were read from disk may wait for one worker: each may be megabytes.
-const DEFINITIONS_MAX: usize = 4;
+/// How many messages made for one socket alone from what is on disk (definitions, old records, log lines) may wait for it at a
+/// time: each may be a few hundred kilobytes, a definition megabytes.
+const LARGE_MAX: usize = 4;
 
-/// A message that goes to many sockets: encoded once per encoding, by whoever needs it first.
+/// A message that goes to many sockets: encoded once per encoding. The usual encoding is made at once and the message itself is
+/// not kept, so that a snapshot that waits for many slow pages is in memory once.
 #[derive(Debug)]
 pub struct Shared {
-    message: FromBroker,
-    messagepack: OnceLock<Bytes>,
+    messagepack: Bytes,
     json: OnceLock<Bytes>,
 }
 
 impl Shared {
-    pub(super) fn new(message: FromBroker) -> Arc<Self> {
-        Arc::new(Self { message, messagepack: OnceLock::new(), json: OnceLock::new() })
+    pub(crate) fn new(message: &FromBroker) -> Arc<Self> {
+        // What the vector has too much would be held as long as the message.
+        let messagepack = Encoding::MessagePack.encode(message).into_boxed_slice().into();
+        Arc::new(Self { messagepack, json: OnceLock::new() })
     }
 
     /// The frame's payload.
     pub fn encoded(&self, encoding: Encoding) -> Bytes {
-        let cell = match encoding {
-            Encoding::MessagePack => &self.messagepack,
-            Encoding::Json => &self.json,
-        };
-        cell.get_or_init(|| encoding.encode(&self.message).into()).clone()
+        match encoding {
+            Encoding::MessagePack => self.messagepack.clone(),
+            Encoding::Json => self.json.get_or_init(|| Encoding::Json.encode(&self.message()).into()).clone(),
+        }
+    }
+
+    /// The message itself, for whoever reads a line inside the broker.
+    ///
+    /// # Panics
+    ///
+    /// Never: it reads what `new` wrote.
+    #[must_use]
+    pub fn message(&self) -> FromBroker {
+        Encoding::MessagePack.decode(&self.messagepack).expect("what was encoded can be decoded")
+    }
+
+    /// The bytes that each socket is sent.
+    pub(crate) fn len(&self) -> usize {
+        self.messagepack.len()
     }
 }
 
@@ -46,7 +64,7 @@ pub enum Outgoing {
     /// A message for this socket alone.
     Message(Box<FromBroker>),
     /// The same, with the room that it takes until it is sent.
-    Definition(Box<FromBroker>, OwnedSemaphorePermit),
+    Large(Box<FromBroker>, Arc<OwnedSemaphorePermit>),
     /// A message for many.
     Shared(Arc<Shared>),
     /// Say why and close.
@@ -63,7 +81,7 @@ pub enum Outgoing {
 pub struct Outbox {
     line: mpsc::Sender<Outgoing>,
     broken: CancellationToken,
-    definitions: Arc<Semaphore>,
+    rooms: Arc<Semaphore>,
 }
 
 impl Outbox {
@@ -72,8 +90,8 @@ impl Outbox {
     pub fn new() -> (Self, mpsc::Receiver<Outgoing>, CancellationToken) {
         let (line, receiver) = mpsc::channel(OUTBOX_FRAMES_MAX + UNANSWERED_MAX);
         let broken = CancellationToken::new();
-        let definitions = Arc::new(Semaphore::new(DEFINITIONS_MAX));
-        (Self { line, broken: broken.clone(), definitions }, receiver, broken)
+        let rooms = Arc::new(Semaphore::new(LARGE_MAX));
+        (Self { line, broken: broken.clone(), rooms }, receiver, broken)
     }
 
     /// Sends what must arrive: answers, grants, orders to stop. There is room unless the peer has stopped reading.
@@ -82,25 +100,31 @@ impl Outbox {
     }
 
     pub(crate) fn must_out(&self, outgoing: Outgoing) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.line.try_send(outgoing) {
-            self.broken.cancel();
+        if let Err(TrySendError::Full(_)) = self.line.try_send(outgoing) {
+            self.cut_off();
         }
     }
 
-    /// Waits until a definition may be read from disk for this socket; `None` when the socket is gone.
-    pub(crate) async fn definition_room(&self) -> Option<OwnedSemaphorePermit> {
-        let room = Arc::clone(&self.definitions).acquire_owned().await.ok()?;
-        (!self.line.is_closed()).then_some(room)
+    /// Ends a socket whose peer does not read.
+    pub(crate) fn cut_off(&self) {
+        self.broken.cancel();
     }
 
-    /// Waits for room; for a task of the socket's own.
-    pub(crate) async fn wait(&self, message: FromBroker) -> Result<(), Gone> {
-        self.line.send(Outgoing::Message(Box::new(message))).await.map_err(|_| Gone)
+    /// Waits until something large may be read for this socket; `None` when the socket is gone.
+    pub(crate) async fn room(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        let room = Arc::clone(&self.rooms).acquire_owned().await.ok()?;
+        (!self.line.is_closed()).then(|| Arc::new(room))
     }
 
-    /// Sends what can be made good later; says whether it went.
+    /// Sends what was read for this socket; the room is given back once it is sent.
+    pub(crate) fn large(&self, message: FromBroker, room: &Arc<OwnedSemaphorePermit>) {
+        self.must_out(Outgoing::Large(Box::new(message), Arc::clone(room)));
+    }
+
+    /// Sends what can be made good later; says whether it went. A socket that is gone misses nothing.
     pub(crate) fn may(&self, shared: &Arc<Shared>) -> bool {
-        self.has_room() && self.line.try_send(Outgoing::Shared(shared.clone())).is_ok()
+        let full = || matches!(self.line.try_send(Outgoing::Shared(shared.clone())), Err(TrySendError::Full(_)));
+        self.line.is_closed() || self.has_room() && !full()
     }
 
     /// Whether droppable messages are taken: the rest of the line is kept for those that must arrive.
@@ -113,7 +137,3 @@ impl Outbox {
         self.line.capacity() > UNANSWERED_MAX + OUTBOX_FRAMES_MAX / 2
     }
 }
-
-/// The socket is gone.
-#[derive(Debug)]
-pub(crate) struct Gone;

@@ -2,23 +2,28 @@
 //! its batch is there.
 
 mod gate;
+mod lane;
 mod memory;
+mod snapshots;
+mod tell;
 mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::id::{Head, JobId, QueueKey, UnixMillis};
+use protocol::id::{JobId, QueueKey, UnixMillis};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::error;
 
 use self::gate::{Held, InFlight, next_commit};
+use self::lane::Reader;
 use self::memory::{FreshBodies, RecentRecords};
-use self::watch::{Session, TELL_EVERY};
+use self::snapshots::Snapshots;
+use self::tell::{News, PresencePace};
+use self::watch::Session;
 use super::ask::{Ask, Done, ReplyTo, rejected};
-use super::outbox::{Outgoing, Shared};
+use super::outbox::Outgoing;
 use super::stats::Counters;
 use super::{Engine, refuse};
 use crate::clock;
@@ -53,9 +58,15 @@ struct Task {
     in_flight: VecDeque<InFlight>,
     fresh_bodies: FreshBodies,
     recent: RecentRecords,
-    /// The state as a message, until it changes.
-    snapshot: Option<(Head, Arc<Shared>)>,
-    presence_due: Option<Instant>,
+    /// Reads definitions that are not in memory; started when one is granted.
+    reader: Option<Reader>,
+    snapshots: Snapshots,
+    /// How many of the sessions watch.
+    watching: usize,
+    /// When those that miss something are looked at; none when nobody does.
+    lagging_due: Option<Instant>,
+    news: News,
+    presence_pace: PresencePace,
     /// When time alone will change something, and when that was looked up.
     due: (Option<UnixMillis>, Instant),
     /// Whether something was decided since then.
@@ -80,7 +91,12 @@ pub(super) async fn run(engine: Engine, key: QueueKey, mut asks: mpsc::Receiver<
     let now = clock::now();
     let mut task = Task {
         recent: RecentRecords::after(state.head()),
-        snapshot: None,
+        reader: None,
+        snapshots: Snapshots::default(),
+        watching: 0,
+        lagging_due: None,
+        news: News::default(),
+        presence_pace: PresencePace::default(),
         core: Core::new(state, engine.0.config.limits.clone(), now),
         engine: engine.clone(),
         sessions: BTreeMap::new(),
@@ -89,7 +105,6 @@ pub(super) async fn run(engine: Engine, key: QueueKey, mut asks: mpsc::Receiver<
         archives: Vec::new(),
         in_flight: VecDeque::new(),
         fresh_bodies: FreshBodies::default(),
-        presence_due: None,
         due: (None, Instant::now()),
         stale: true,
         idle_since: Instant::now(),
@@ -99,6 +114,7 @@ pub(super) async fn run(engine: Engine, key: QueueKey, mut asks: mpsc::Receiver<
         task.take(step, ReplyTo::Nobody, None);
         task.seal();
     }
+    engine.counters().note(&task.core);
     task.refresh_due();
     task.serve(&mut asks).await;
     asks.close();
@@ -149,7 +165,7 @@ fn refuse_one(ask: Ask, refusal: &Refusal) {
         Ask::Presence(reply) => {
             let _ = reply.send(Err(refusal.clone()));
         }
-        Ask::CaughtUp { .. } | Ask::Detach(_) | Ask::Wake => {}
+        Ask::CaughtUp { .. } | Ask::StandsFor(..) | Ask::Detach(_) | Ask::Wake => {}
     }
 }
 
@@ -157,6 +173,8 @@ impl Task {
     async fn serve(&mut self, asks: &mut mpsc::Receiver<Ask>) {
         let (stop, failed) = (self.engine.0.stop.clone(), self.engine.0.failed.clone());
         loop {
+            // Also while asks keep coming without a pause.
+            self.on_time();
             let wake_at = self.wake_at();
             tokio::select! {
                 biased;
@@ -187,7 +205,6 @@ impl Task {
                 () = stop.cancelled(), if self.in_flight.is_empty() => return self.close_sessions(),
                 () = tokio::time::sleep_until(wake_at) => {
                     self.on_time();
-                    self.seal();
                     if self.is_idle() && self.put_away(asks).await {
                         return;
                     }
@@ -203,26 +220,35 @@ impl Task {
         let due = due.map(|at| Instant::now() + Duration::from_millis(at.since(clock::now())));
         // What was decided since the last look may have made something due earlier.
         let fresh = self.stale.then_some(looked_up + DUE_FRESH);
-        let behind = self.sessions.values().any(|session| session.behind).then(|| Instant::now() + TELL_EVERY);
         let quiet = self.sessions.is_empty() && self.in_flight.is_empty() && self.core.presence().is_empty();
         let idle = quiet.then(|| self.idle_since + self.idle_for());
-        let at = [due, fresh, behind, idle, self.presence_due].into_iter().flatten().min();
+        let at =
+            [due, fresh, idle, self.lagging_due, self.presence_pace.due, self.news.due].into_iter().flatten().min();
         at.unwrap_or_else(|| Instant::now() + IDLE).max(soon)
     }
 
     fn on_time(&mut self) {
-        let now = clock::now();
-        if self.stale || self.due.0.is_some_and(|due| due <= now) {
+        let (now, instant) = (clock::now(), Instant::now());
+        let (due, looked_up) = self.due;
+        if due.is_some_and(|due| due <= now) || (self.stale && looked_up + DUE_FRESH <= instant) {
             self.refresh_due();
+            if self.due.0.is_some_and(|due| due <= now) {
+                self.command(Command::Tick, ReplyTo::Nobody);
+                self.refresh_due();
+            }
         }
-        if self.due.0.is_some_and(|due| due <= now) {
-            self.command(Command::Tick, ReplyTo::Nobody);
-            self.refresh_due();
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
+        if is_due(self.news.due) {
+            self.tell_news();
         }
-        if self.presence_due.is_some_and(|due| due <= Instant::now()) {
+        if is_due(self.presence_pace.due) {
             self.tell_presence();
         }
-        self.catch_up_behind();
+        if is_due(self.lagging_due) {
+            self.make_good();
+            self.cut_off_slowest();
+        }
+        self.seal();
     }
 
     fn refresh_due(&mut self) {
@@ -242,8 +268,14 @@ impl Task {
             }
             Ask::Attach(attach) => self.attach(*attach),
             Ask::CaughtUp { session, to } => self.caught_up(session, to),
+            Ask::StandsFor(session, pages) => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.pages = pages;
+                    self.presence_changed();
+                }
+            }
             Ask::Detach(session) => {
-                self.sessions.remove(&session);
+                self.detach(session);
                 self.command(Command::Disconnect { session }, ReplyTo::Nobody);
                 self.presence_changed();
             }
@@ -327,6 +359,7 @@ impl Task {
 
     /// The engine stops: everything begun is on disk, sockets are told to come back.
     fn close_sessions(&mut self) {
+        self.tell_news();
         for session in self.sessions.values() {
             session.outbox.must_out(Outgoing::Close {
                 code: "stopping",
@@ -352,10 +385,12 @@ const fn concerns_one_queue(failure: &JournalError) -> bool {
 const fn job_of(command: &Command) -> Option<JobId> {
     match command {
         Command::Submit(submit) => Some(submit.job),
-        Command::Cancel { job, .. } | Command::Delete { job, .. } | Command::Abandon { job, .. } => Some(*job),
+        Command::Cancel { job, .. } | Command::Delete { job, .. } => Some(*job),
         Command::Finish { finish, .. } => Some(finish.run.job),
-        Command::HandBack { run, .. } => Some(run.job),
+        Command::HandBack { run, .. } | Command::Abandon { run, .. } => Some(run.job),
+        Command::ClaimJob { job, .. } => Some(*job),
         Command::Connect { .. }
+        | Command::Register { .. }
         | Command::Disconnect { .. }
         | Command::Claim { .. }
         | Command::Renew { .. }

@@ -26,22 +26,34 @@ impl Bench {
     }
 
     fn open(folder: tempfile::TempDir) -> Self {
+        Self::open_with(folder, EngineConfig::default())
+    }
+
+    fn open_with(folder: tempfile::TempDir, config: EngineConfig) -> Self {
         let (journal, _) = Journal::open(JournalConfig::new(folder.path().join("journal"))).unwrap();
         let logs = LogStore::open(folder.path().join("logs"), LogLimits::default()).unwrap();
-        let engine = Engine::start(journal, logs, EngineConfig::default());
+        let engine = Engine::start(journal, logs, config);
         let queue = engine.queue(&"q".parse::<QueueName>().unwrap());
         Self { engine, queue, folder }
     }
 
     async fn submit(&self, number: usize) -> Done {
         let definition = RawJson::new(format!(r#"{{"image":"i","command":"echo {number}"}}"#));
-        let submit = SubmitJob { id: None, definition, namespace: None, priority: 0, debug: false, via: Via::Http };
+        let submit = SubmitJob {
+            id: None,
+            definition,
+            namespace: None,
+            priority: 0,
+            debug: false,
+            retry: false,
+            via: Via::Http,
+        };
         self.queue.submit(submit).await.unwrap()
     }
 
     async fn watch(&self) -> Receiver<Outgoing> {
         let (outbox, line, _) = Outbox::new();
-        let hello = Hello { version: 1, watch: true, resume: None, worker: None };
+        let hello = Hello { version: 1, version_min: None, watch: true, resume: None, worker: None };
         let attach = Attach { session: self.engine.new_session(), outbox, hello };
         self.queue.send(Ask::Attach(Box::new(attach))).await.unwrap();
         line
@@ -54,11 +66,8 @@ async fn fold(line: &mut Receiver<Outgoing>, state: &mut Option<QueueState>, unt
     while state.as_ref().is_none_or(|state| state.head().seq < until_seq) {
         let outgoing = tokio::time::timeout(Duration::from_secs(20), line.recv()).await.expect("news").unwrap();
         let message = match outgoing {
-            Outgoing::Message(message) | Outgoing::Definition(message, _) => *message,
-            Outgoing::Shared(shared) => {
-                let bytes = shared.encoded(protocol::codec::Encoding::MessagePack);
-                protocol::codec::Encoding::MessagePack.decode(&bytes).unwrap()
-            }
+            Outgoing::Message(message) | Outgoing::Large(message, _) => *message,
+            Outgoing::Shared(shared) => shared.message(),
             Outgoing::Close { code, .. } => panic!("closed: {code}"),
         };
         match message {
@@ -72,6 +81,9 @@ async fn fold(line: &mut Receiver<Outgoing>, state: &mut Option<QueueState>, unt
                 }
             }
             FromBroker::Welcome { .. }
+            | FromBroker::Claimed { .. }
+            | FromBroker::Definitions { .. }
+            | FromBroker::Explained { .. }
             | FromBroker::Presence { .. }
             | FromBroker::Ok { .. }
             | FromBroker::Rejected { .. }
@@ -138,7 +150,7 @@ async fn an_idle_queue_is_put_away_and_comes_back_as_it_was() {
 impl Bench {
     async fn resume(&self, known: Head) -> Receiver<Outgoing> {
         let (outbox, line, _) = Outbox::new();
-        let hello = Hello { version: 1, watch: true, resume: Some(known), worker: None };
+        let hello = Hello { version: 1, version_min: None, watch: true, resume: Some(known), worker: None };
         let attach = Attach { session: self.engine.new_session(), outbox, hello };
         self.queue.send(Ask::Attach(Box::new(attach))).await.unwrap();
         line
@@ -214,6 +226,7 @@ async fn a_damaged_queue_says_so_to_everyone_and_the_others_go_on() {
         namespace: None,
         priority: 0,
         debug: false,
+        retry: false,
         via: Via::Http,
     };
     for number in 0..5 {
@@ -246,4 +259,91 @@ async fn a_damaged_queue_says_so_to_everyone_and_the_others_go_on() {
     let other = bench.engine.queue(&"other".parse().unwrap());
     other.submit(submit(9)).await.unwrap();
     assert_eq!(other.jobs().await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn what_has_left_the_queue_is_still_explained_and_its_definition_found() {
+    let limits = Limits { success_stays_ms: 0, ..Limits::default() };
+    let config = EngineConfig { limits, ..EngineConfig::default() };
+    let bench = Bench::open_with(tempfile::TempDir::new().unwrap(), config);
+    let job = bench.submit(1).await.job;
+    bench.queue.cancel(job, CancelScope::All, Some("enough".to_owned())).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while bench.queue.job(job).await.unwrap().is_none_or(|found| found.live) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it leaves");
+    let explained = bench.queue.explain(job).await.unwrap();
+    assert_eq!(explained.standing, protocol::explain::Standing::Cancelled);
+    assert!(explained.reason.contains("enough"), "{}", explained.reason);
+    let (part, is_final) = bench.queue.definitions(vec![job]).await.unwrap().next_part().await.unwrap();
+    assert_eq!((part.len(), part[0].job, is_final), (1, job, true));
+}
+
+#[tokio::test]
+async fn who_missed_who_is_connected_hears_it_when_it_has_read_the_rest() {
+    let bench = Bench::start().await;
+    let mut slow = bench.watch().await;
+    for number in 0..OUTBOX_FRAMES_MAX + 50 {
+        bench.submit(number).await;
+    }
+    // Told to the newcomer, while the other's line is full.
+    let mut other = bench.watch().await;
+    let told = |outgoing: Option<Outgoing>| {
+        let Outgoing::Shared(shared) = outgoing.expect("the line is open") else { return None };
+        let FromBroker::Presence { clients, .. } = shared.message() else { return None };
+        Some(clients)
+    };
+    let until_two = |line: &mut Receiver<Outgoing>| {
+        let mut line = std::mem::replace(line, tokio::sync::mpsc::channel(1).1);
+        async move { while told(line.recv().await) != Some(2) {} }
+    };
+    tokio::time::timeout(Duration::from_secs(20), until_two(&mut other)).await.expect("the newcomer hears it");
+    tokio::time::timeout(Duration::from_secs(20), until_two(&mut slow)).await.expect("and the slow one in the end");
+}
+
+#[tokio::test]
+async fn who_comes_while_changes_wait_to_be_told_gets_each_once() {
+    let bench = Bench::start().await;
+    let mut crowd = Vec::new();
+    for _ in 0..4_000 {
+        crowd.push(bench.watch().await);
+    }
+    // The first is told at once; so many watch that what follows waits for a while.
+    bench.submit(0).await;
+    bench.submit(1).await;
+    let late = bench.watch().await;
+    let done = bench.submit(2).await;
+    for mut line in crowd.into_iter().step_by(1_000).chain([late]) {
+        let mut state = None;
+        assert_eq!(fold(&mut line, &mut state, done.head.seq).await, 1);
+        assert_eq!(state.map(|state| state.head()), Some(done.head));
+    }
+}
+
+#[tokio::test]
+async fn who_comes_after_all_have_left_while_changes_waited_misses_nothing() {
+    let bench = Bench::start().await;
+    let mut crowd = Vec::new();
+    for _ in 0..4_000 {
+        let (outbox, line, _) = Outbox::new();
+        let hello = Hello { version: 1, version_min: None, watch: true, resume: None, worker: None };
+        let session = bench.engine.new_session();
+        bench.queue.send(Ask::Attach(Box::new(Attach { session, outbox, hello }))).await.unwrap();
+        crowd.push((session, line));
+    }
+    // The first is told at once, the second waits; then nobody is left to tell.
+    bench.submit(0).await;
+    bench.submit(1).await;
+    for (session, _) in &crowd {
+        bench.queue.send(Ask::Detach(*session)).await.unwrap();
+    }
+    bench.submit(2).await;
+    let mut late = bench.watch().await;
+    let done = bench.submit(3).await;
+    let mut state = None;
+    assert_eq!(fold(&mut late, &mut state, done.head.seq).await, 1);
+    assert_eq!(state.map(|state| state.head()), Some(done.head));
 }

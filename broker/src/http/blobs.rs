@@ -1,19 +1,22 @@
 //! `/f/:key`: blobs in and out.
 
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::app::AppState;
 use super::error::ApiError;
+use super::files::content_type;
 use super::params::{self, Params};
 use super::reply;
-use crate::blobs::{Blob, BlobError, BlobKey, Part};
+use super::room::{Room, Taken};
+use crate::blobs::{Blob, BlobError, BlobKey, PART_BYTES, Part};
 
 fn key(params: &Params) -> Result<BlobKey, ApiError> {
     Ok(params.get("key").unwrap_or_default().parse::<BlobKey>()?)
@@ -28,13 +31,17 @@ pub(super) async fn put(
     let (head, mut body) = request.into_parts();
     let idle = app.config.limits.body_idle_timeout;
     let bytes_max = app.config.limits.blob_bytes_max;
+    let mut gathered = Gathered::new(&app.room);
     let stored = match key(&params) {
         Ok(_) if params::content_length(&head.headers).is_some_and(|length| length > bytes_max) => {
             Err(BlobError::TooLarge(bytes_max).into())
         }
         Ok(key) => {
-            let pieces = stream::unfold(&mut body, |body| async move {
-                params::piece(body, idle).await.transpose().map(|piece| (piece, body))
+            let pieces = stream::unfold((&mut body, &mut gathered), |(body, gathered)| async move {
+                gathered.give_back();
+                let piece = params::piece(body, idle).await.transpose()?;
+                let piece = piece.and_then(|piece| gathered.add(&piece).map(|()| piece));
+                Some((piece, (body, gathered)))
             });
             app.blobs.put(&key, pieces).await.map(|_| key).map_err(told)
         }
@@ -43,6 +50,7 @@ pub(super) async fn put(
     match stored {
         Ok(key) => Ok(reply::text(StatusCode::OK, format!("file saved to f/{key}"))),
         Err(error) => {
+            drop(gathered);
             // Of a sender that fell silent there is nothing to wait for.
             if error.status() != StatusCode::REQUEST_TIMEOUT {
                 params::drain(body).await;
@@ -52,7 +60,40 @@ pub(super) async fn put(
     }
 }
 
-/// A body that broke off or stalled says so itself.
+/// The room that an upload takes: for what the store has been given and has not written yet. It writes when it is given more
+/// after the first [`PART_BYTES`], and then each time that as many are there.
+struct Gathered<'a> {
+    room: &'a Room,
+    taken: Taken,
+    bytes: u64,
+    is_large: bool,
+    is_written: bool,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(room: &'a Room) -> Self {
+        Self { room, taken: Taken::default(), bytes: 0, is_large: false, is_written: false }
+    }
+
+    /// A piece that goes to the store next.
+    fn add(&mut self, piece: &Bytes) -> Result<(), ApiError> {
+        self.bytes += piece.len() as u64;
+        self.room.hold(&mut self.taken, self.bytes)?;
+        let is_part = self.bytes >= PART_BYTES as u64;
+        self.is_written = is_part && self.is_large;
+        self.is_large |= is_part;
+        Ok(())
+    }
+
+    /// The store asks for more: it is done with what it was given.
+    fn give_back(&mut self) {
+        if std::mem::take(&mut self.is_written) {
+            (self.bytes, self.taken) = (0, Taken::default());
+        }
+    }
+}
+
+/// A body that broke off, stalled or found no room says so itself.
 fn told(error: BlobError) -> ApiError {
     let BlobError::BrokenOff(source) = error else { return error.into() };
     match source.downcast::<ApiError>() {
@@ -62,9 +103,28 @@ fn told(error: BlobError) -> ApiError {
 }
 
 /// `GET /f/:key`
-pub(super) async fn get(State(app): State<AppState>, params: Params, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn get(
+    State(app): State<AppState>,
+    params: Params,
+    query: Result<Query<Asked>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let key = key(&params)?;
-    send(&app, &key, key.as_str(), octets_or_json(key.as_str()), &headers).await
+    // Other parameters, and ones that cannot be read, are whatever an address had on it: they change nothing.
+    match query.ok().and_then(|Query(asked)| asked.filename) {
+        Some(name) => send(&app, &key, &name, content_type(&name), &headers).await,
+        None => send(&app, &key, key.as_str(), octets_or_json(key.as_str()), &headers).await,
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    filename: Option<String>,
+}
+
+/// A blob's address, as a download of that name.
+pub(super) fn address_of(base: &str, key: &BlobKey, name: &str) -> String {
+    format!("{base}/f/{key}?filename={}", utf8_percent_encode(name, NOT_ATTR_CHAR))
 }
 
 /// `GET /f/:key/exists`
@@ -90,7 +150,17 @@ pub(super) async fn send(
     content_type: &'static str,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let part = headers.get(header::RANGE).and_then(|range| range.to_str().ok()).and_then(parse_range);
+    // What is stored under a key never changes, so the key names the bytes.
+    let tag = ascii(&format!("\"{key}\""));
+    let names_it = |name: &HeaderName| headers.get(name).map(|value| names(value, &tag));
+    if names_it(&header::IF_NONE_MATCH) == Some(true) && app.blobs.exists(key).await? {
+        let mut response = reply::text(StatusCode::NOT_MODIFIED, "");
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response.headers_mut().insert(header::ETAG, tag);
+        return Ok(response);
+    }
+    let range = headers.get(header::RANGE).filter(|_| names_it(&header::IF_RANGE) != Some(false));
+    let part = range.and_then(|range| range.to_str().ok()).and_then(parse_range);
     let blob = match app.blobs.get(key, part).await {
         Ok(Some(blob)) => blob,
         Ok(None) => return Err(ApiError::plain_not_found("File not found")),
@@ -105,12 +175,20 @@ pub(super) async fn send(
     let length = range.end - range.start;
     let mut response = download(name, content_type, length, Body::from_stream(bytes));
     response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response.headers_mut().insert(header::ETAG, tag);
     if part.is_some() && length > 0 {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         let said = format!("bytes {}-{}/{size}", range.start, range.end - 1);
         response.headers_mut().insert(header::CONTENT_RANGE, ascii(&said));
     }
     Ok(response)
+}
+
+/// Whether a condition names the tag: among others, as a weak one, or with everything.
+fn names(condition: &HeaderValue, tag: &HeaderValue) -> bool {
+    let (Ok(condition), Ok(tag)) = (condition.to_str(), tag.to_str()) else { return false };
+    let mut named = condition.split(',').map(str::trim);
+    named.any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
 }
 
 /// Sends bytes as a download called `name`.
@@ -177,6 +255,8 @@ fn parse_range(text: &str) -> Option<Part> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
+
     use super::*;
 
     #[test]
@@ -199,5 +279,27 @@ mod tests {
             "attachment; filename=\"a_b__X: 1\"; filename*=UTF-8''a%22b%0D%0AX%3A%201"
         );
         assert_eq!(disposition("é.txt"), "attachment; filename=\"_.txt\"; filename*=UTF-8''%C3%A9.txt");
+    }
+
+    #[tokio::test]
+    async fn an_upload_has_room_for_all_that_is_not_written_yet() {
+        const PIECE: usize = 60_000;
+        let folder = tempfile::TempDir::new().unwrap();
+        let blobs =
+            crate::blobs::Blobs::open(&crate::config::BlobsUrl::Folder(folder.path().into()), u64::MAX).unwrap();
+        let written = || -> u64 {
+            let files = std::fs::read_dir(folder.path().join("uploads")).unwrap();
+            files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+        };
+        let room = Room::new(u64::MAX);
+        let mut gathered = Gathered::new(&room);
+        let pieces = stream::iter(0..100_u64).map(|number| {
+            gathered.give_back();
+            assert_eq!(written() + gathered.bytes, number * PIECE as u64);
+            let piece = Bytes::from_static(&[0; PIECE]);
+            gathered.add(&piece).map(|()| piece)
+        });
+        blobs.put(&"key".parse().unwrap(), pieces).await.unwrap();
+        assert!(gathered.is_large);
     }
 }

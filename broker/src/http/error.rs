@@ -133,18 +133,29 @@ struct Told<'a> {
     code: &'a str,
 }
 
+impl ApiError {
+    /// The word for programs, when there is one.
+    pub(super) const fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code),
+            Self::Request { code, .. } | Self::Ours { code, .. } => Some(*code),
+            Self::Plain { .. } => None,
+        }
+    }
+
+    /// Notes in the broker's log what is not the caller's doing.
+    pub(super) fn note(&self) {
+        if let Self::Ours { code, source, .. } = self {
+            tracing::error!(error = source.as_ref(), code, "a request failed");
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status();
-        let code = match &self {
-            Self::Refused(refusal) => refusal.code,
-            Self::Request { code, .. } => code,
-            Self::Plain { message, .. } => return reply::text(status, message.clone()),
-            Self::Ours { code, source, .. } => {
-                tracing::error!(error = source.as_ref(), code, "a request failed");
-                code
-            }
-        };
+        let Some(code) = self.code() else { return reply::text(status, self.to_string()) };
+        self.note();
         let mut response = reply::json(status, &Told { error: &self.to_string(), code });
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -1,5 +1,6 @@
 //! The bytes of one input or output of a job, wherever its definition or result says that they are.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
@@ -10,7 +11,8 @@ use bytes::Bytes;
 use protocol::json::{self, Value};
 
 use super::app::AppState;
-use super::blobs::{send, send_bytes};
+use super::blobs::{address_of, send, send_bytes};
+use super::client::Client;
 use super::cors::is_this_machine;
 use super::error::ApiError;
 use super::find::Scope;
@@ -22,6 +24,13 @@ use crate::config::Flavour;
 /// Up to this many bytes of JSON are read at once, which takes about a millisecond; more is read on a thread of its own.
 const PARSED_HERE_BYTES_MAX: usize = 128 * 1024;
 
+/// Who asks for a file, and how.
+#[derive(Clone, Copy)]
+struct Asker<'a> {
+    client: Client,
+    headers: &'a HeaderMap,
+}
+
 /// `GET …/inputs/` and `…/outputs/`
 pub(super) async fn missing_name() -> ApiError {
     ApiError::Plain { status: StatusCode::BAD_REQUEST, message: "Missing filename".to_owned() }
@@ -31,26 +40,29 @@ pub(super) async fn missing_name() -> ApiError {
 pub(super) async fn input(
     State(app): State<AppState>,
     params: Params,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (scope, job) = (app.scope(&params)?, params.job()?);
     let Some(definition) = app.definition(&scope, job).await? else {
         return Err(ApiError::plain_not_found("Job not found"));
     };
-    serve_of(&app, definition, &["inputs"], "Input", &params, &headers).await
+    serve_of(&app, definition, &["inputs"], "Input", &params, Asker { client, headers: &headers }).await
 }
 
 /// `GET [/q/:queue]/j/:job/outputs/*`
 pub(super) async fn output(
     State(app): State<AppState>,
     params: Params,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (scope, job) = (app.scope(&params)?, params.job()?);
     let Some(finished) = app.finished(&scope, job).await? else {
         return Err(ApiError::plain_not_found(no_result(&app, &scope, job).await?));
     };
-    serve_of(&app, finished.into_text(), &["result", "outputs"], "Output", &params, &headers).await
+    serve_of(&app, finished.into_text(), &["result", "outputs"], "Output", &params, Asker { client, headers: &headers })
+        .await
 }
 
 async fn no_result(app: &AppState, scope: &Scope, job: protocol::id::JobId) -> Result<&'static str, ApiError> {
@@ -68,7 +80,7 @@ async fn serve_of(
     path: &'static [&'static str],
     kind: &str,
     params: &Params,
-    headers: &HeaderMap,
+    asker: Asker<'_>,
 ) -> Result<Response, ApiError> {
     let name = params.get("name").unwrap_or_default();
     let data_ref = if text.len() <= PARSED_HERE_BYTES_MAX {
@@ -79,7 +91,7 @@ async fn serve_of(
         found.await.map_err(ApiError::internal)??
     };
     let not_found = || ApiError::plain_not_found(format!("{kind} file '{name}' not found"));
-    serve(app, &data_ref.ok_or_else(not_found)?, name, headers).await
+    serve(app, &data_ref.ok_or_else(not_found)?, name, asker).await
 }
 
 fn find(text: &[u8], path: &[&str], name: &str) -> Result<Option<Value>, ApiError> {
@@ -88,7 +100,7 @@ fn find(text: &[u8], path: &[&str], name: &str) -> Result<Option<Value>, ApiErro
     Ok(found.filter(|data_ref| !data_ref.is_null()).cloned())
 }
 
-async fn serve(app: &AppState, data_ref: &Value, name: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+async fn serve(app: &AppState, data_ref: &Value, name: &str, asker: Asker<'_>) -> Result<Response, ApiError> {
     // A file that is given without wrapping is its own text.
     let (kind, value) = match data_ref {
         Value::String(_) => ("utf8", data_ref),
@@ -116,15 +128,15 @@ async fn serve(app: &AppState, data_ref: &Value, name: &str, headers: &HeaderMap
         }
         "key" => {
             let key: BlobKey = text().ok_or_else(bad_value)?.parse()?;
-            send(app, &key, name, content_type(name), headers).await
+            send(app, &key, name, content_type(name), asker.headers).await
         }
-        "url" => at_address(app, &text().ok_or_else(bad_value)?, name, headers).await,
+        "url" => at_address(app, &text().ok_or_else(bad_value)?, name, asker).await,
         _ => Err(ApiError::bad("unknown_data_type", "Unknown data type")),
     }
 }
 
 /// Sends what is at `address`: from our own blobs when it is there, else by sending the asker there.
-async fn at_address(app: &AppState, address: &str, name: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+async fn at_address(app: &AppState, address: &str, name: &str, asker: Asker<'_>) -> Result<Response, ApiError> {
     let uri: Option<Uri> = address.split('#').next().unwrap_or_default().parse().ok();
     let is_web = uri.as_ref().and_then(Uri::scheme_str).is_some_and(|scheme| matches!(scheme, "http" | "https"));
     let Some(uri) = uri.filter(|_| is_web) else {
@@ -133,22 +145,30 @@ async fn at_address(app: &AppState, address: &str, name: &str, headers: &HeaderM
     let key = uri.path().strip_prefix("/f/").and_then(|key| key.parse::<BlobKey>().ok());
     if let Some(key) = key
         // A digest names the same bytes at every host; other keys are only ours.
-        && (key.is_digest() || is_own(app, &uri, headers))
+        && (key.is_digest() || is_own(app, &uri, asker.headers))
         && app.blobs.exists(&key).await?
     {
-        return send(app, &key, name, content_type(name), headers).await;
+        return match app.config.flavour {
+            Flavour::Local => send(app, &key, name, content_type(name), asker.headers).await,
+            // Its clients expect to be sent on.
+            Flavour::Remote => {
+                let base = asker.client.base_url(asker.headers, &app.config);
+                send_on(&address_of(&base, &key, name))
+            }
+        };
     }
-    match (app.config.flavour, HeaderValue::from_str(address)) {
-        (Flavour::Remote, Ok(location)) => {
-            let mut response = reply::text(StatusCode::FOUND, "");
-            response.headers_mut().insert(header::LOCATION, location);
-            Ok(response)
-        }
-        (Flavour::Remote, Err(_)) => {
-            Err(ApiError::bad("bad_address", "the file's address has characters that addresses don't have"))
-        }
-        (Flavour::Local, _) => Err(ApiError::plain_not_found("File not found")),
+    match app.config.flavour {
+        Flavour::Remote => send_on(address),
+        Flavour::Local => Err(ApiError::plain_not_found("File not found")),
     }
+}
+
+fn send_on(address: &str) -> Result<Response, ApiError> {
+    let location = HeaderValue::from_str(address)
+        .map_err(|_| ApiError::bad("bad_address", "the file's address has characters that addresses don't have"))?;
+    let mut response = reply::text(StatusCode::FOUND, "");
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
 }
 
 fn is_own(app: &AppState, uri: &Uri, headers: &HeaderMap) -> bool {
@@ -177,7 +197,7 @@ fn decode_base64(text: &str) -> Option<Bytes> {
 }
 
 /// What files that jobs make are usually called.
-fn content_type(name: &str) -> &'static str {
+pub(super) fn content_type(name: &str) -> &'static str {
     let file = name.rsplit('/').next().unwrap_or(name);
     let ending = file.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     match ending.as_deref().unwrap_or_default() {

@@ -51,6 +51,11 @@ impl AppState {
         if params.get("queue").is_some() {
             return Ok(Scope::Queue(self.engine.queue(&params.queue()?)));
         }
+        self.anywhere()
+    }
+
+    /// Where addresses without a queue look.
+    pub(super) fn anywhere(&self) -> Result<Scope, ApiError> {
         Ok(match self.config.flavour {
             Flavour::Local => Scope::Queue(self.local_queue()?),
             Flavour::Remote => Scope::Everywhere,

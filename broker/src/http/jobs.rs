@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::find::{Scope, raw};
 use super::params::{Params, job};
 use super::reply;
-use super::shape::{InMemoryJob, Sendable, finished_reason, state};
+use super::shape::{JobEntry, Sendable, finished_reason, state};
 
 /// From this many jobs on a list is written on a thread of its own.
 const LARGE_LIST: usize = 1_000;
@@ -28,7 +28,7 @@ pub(super) async fn list(State(app): State<AppState>, params: Params) -> Result<
 }
 
 fn write_list(jobs: &[(JobId, Job)]) -> Response {
-    reply::data(Sendable(jobs, InMemoryJob::new))
+    reply::data(Sendable(jobs, JobEntry::new))
 }
 
 /// `GET /q/:queue/j/:job`
@@ -37,22 +37,16 @@ pub(super) async fn single(State(app): State<AppState>, params: Params) -> Resul
     answer_single(&app, &scope, id).await
 }
 
-/// `GET /j/:job.json`; `/j/:job` without the ending is the page's address.
-pub(super) async fn single_anywhere(State(app): State<AppState>, params: Params) -> Result<Response, ApiError> {
-    let name = params.get("job").unwrap_or_default();
-    let Some(id) = name.strip_suffix(".json") else {
-        let message =
-            "the page of a single job is not part of this build; its data is at this address with .json added";
-        return Err(ApiError::request(StatusCode::NOT_FOUND, "no_job_page", message));
-    };
-    answer_single(&app, &app.scope(&params)?, job(id)?).await
+/// `GET /j/:job.json`
+pub(super) async fn single_anywhere(State(app): State<AppState>, id: &str) -> Result<Response, ApiError> {
+    answer_single(&app, &app.anywhere()?, job(id)?).await
 }
 
 #[derive(Serialize)]
 struct Single<'a> {
     definition: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
-    results: Option<InMemoryJob<'a>>,
+    results: Option<JobEntry<'a>>,
     /// Says what becomes of jobs that end without a result, which the original's shape cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Standing<'a>>,
@@ -100,7 +94,7 @@ async fn answer_single(app: &AppState, scope: &Scope, id: JobId) -> Result<Respo
     };
     let finished = app.finished(scope, id).await?;
     let results = match &finished {
-        Some(finished) => Some(InMemoryJob::with_finished(&finished.job, finished.finished()?)),
+        Some(finished) => Some(JobEntry::new(&finished.job).with_finished(finished.finished()?)),
         None => None,
     };
     let known = app.one(scope, id).await?;
@@ -119,7 +113,7 @@ pub(super) async fn result(State(app): State<AppState>, params: Params) -> Resul
     let Some(finished) = app.finished(&app.scope(&params)?, params.job()?).await? else {
         return Ok(reply::data(None::<()>));
     };
-    Ok(reply::data(InMemoryJob::with_finished(&finished.job, finished.finished()?)))
+    Ok(reply::data(JobEntry::new(&finished.job).with_finished(finished.finished()?)))
 }
 
 /// `GET /q/:queue/j/:job/namespaces.json`

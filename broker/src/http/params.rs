@@ -1,5 +1,6 @@
 //! What addresses name, and bodies within their limits.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,6 +12,7 @@ use http_body_util::BodyExt;
 use protocol::id::{JobId, QueueName};
 
 use super::error::ApiError;
+use super::room::{Room, Taken};
 
 /// The percent-decoded parts of a route.
 pub(super) struct Params(RawPathParams);
@@ -53,13 +55,28 @@ const DRAINED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How long that may take.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
+/// A whole body, with the room that it takes.
+pub(super) struct Whole {
+    bytes: Bytes,
+    _taken: Taken,
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Reads a body of at most `bytes_max` bytes.
 pub(super) async fn body(
     headers: &HeaderMap,
     mut body: Body,
     bytes_max: usize,
     idle: Duration,
-) -> Result<Bytes, ApiError> {
+    room: &Room,
+) -> Result<Whole, ApiError> {
     let too_large = || {
         let message = format!("the body is larger than the limit of {bytes_max} bytes");
         ApiError::request(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
@@ -68,7 +85,8 @@ pub(super) async fn body(
         drain(body).await;
         return Err(too_large());
     }
-    // Nearly every body comes in one piece, which is then not copied.
+    // Nearly every body comes in one piece, which is then not copied and is no larger than what a connection reads at once.
+    let mut taken = Taken::default();
     let mut only = Bytes::new();
     let mut gathered = BytesMut::new();
     while let Some(bytes) = piece(&mut body, idle).await? {
@@ -79,11 +97,16 @@ pub(super) async fn body(
         if only.is_empty() && gathered.is_empty() {
             only = bytes;
         } else {
+            if let Err(full) = room.take(&mut taken, (only.len() + bytes.len()) as u64) {
+                drain(body).await;
+                return Err(full);
+            }
             gathered.extend_from_slice(&std::mem::take(&mut only));
             gathered.extend_from_slice(&bytes);
         }
     }
-    Ok(if gathered.is_empty() { only } else { gathered.freeze() })
+    let bytes = if gathered.is_empty() { only } else { gathered.freeze() };
+    Ok(Whole { bytes, _taken: taken })
 }
 
 /// The next piece of a body; `None` at its end.

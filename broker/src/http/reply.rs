@@ -7,6 +7,7 @@ use protocol::id::Head;
 use serde::Serialize;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain;charset=UTF-8");
 
 /// The header that says where the queue's chain stands after a command: whoever keeps it can hold the broker to it.
@@ -29,6 +30,11 @@ pub(super) fn text(status: StatusCode, text: impl Into<Body>) -> Response {
 /// JSON that is text already.
 pub(super) fn raw_json(status: StatusCode, json: impl Into<Body>) -> Response {
     response(status, JSON, json)
+}
+
+/// JSON, one value a line, as it comes.
+pub(super) fn json_lines(lines: Body) -> Response {
+    response(StatusCode::OK, LINES, lines)
 }
 
 pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::answer::Answerer;
 use super::app::AppState;
 use super::connection::Connection;
+use super::patient::Patient;
 use crate::open_files;
 
 /// The most bytes of a request's line and headers, and the most that is read of a body at once.
@@ -66,7 +67,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
         };
         let (stop, abort) = (shutdown.clone(), abort.clone());
         let connection = Arc::new(Connection { peer, stop, abort, tasks: tasks.clone(), _permit: permit });
-        tasks.spawn(converse(stream, http.clone(), Arc::clone(&answerer), connection));
+        tasks.spawn(converse(stream, limits.unread_timeout, http.clone(), Arc::clone(&answerer), connection));
     }
     drop(listener);
     tasks.close();
@@ -77,7 +78,13 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
     }
 }
 
-async fn converse(stream: TcpStream, http: http1::Builder, answerer: Arc<Answerer>, connection: Arc<Connection>) {
+async fn converse(
+    stream: TcpStream,
+    patience: Duration,
+    http: http1::Builder,
+    answerer: Arc<Answerer>,
+    connection: Arc<Connection>,
+) {
     // Answers and frames are small and whole; waiting for more to send with them only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
@@ -87,7 +94,7 @@ async fn converse(stream: TcpStream, http: http1::Builder, answerer: Arc<Answere
         let (answerer, connection) = (Arc::clone(&answerer), Arc::clone(&connection));
         async move { Ok::<_, std::convert::Infallible>(answerer.answer(&connection, request).await) }
     });
-    let served = http.serve_connection(TokioIo::new(stream), answer).with_upgrades();
+    let served = http.serve_connection(TokioIo::new(Patient::new(stream, patience)), answer).with_upgrades();
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,

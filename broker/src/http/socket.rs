@@ -17,8 +17,10 @@ use tokio_tungstenite::tungstenite::protocol::{Role as End, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::address::Address;
+use super::client::Client;
 use super::connection::Connection;
 use super::error::ApiError;
+use crate::original::{self, Originals};
 use crate::session::{self, SessionContext};
 
 /// What a socket reads at once. Most sockets are idle most of the time, and each holds this much.
@@ -65,20 +67,14 @@ fn dialect(headers: &HeaderMap) -> Result<Dialect, ApiError> {
 /// Answers the handshake and starts the session.
 pub(super) fn upgrade(
     sessions: &SessionContext,
+    originals: &Originals,
     sockets: &Sockets,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
 ) -> Result<Response, ApiError> {
     let address = Address::parse(request.uri().path())?;
     let headers = request.headers();
-    let encoding = match dialect(headers)? {
-        Dialect::Native(encoding) => encoding,
-        Dialect::Original => {
-            let message =
-                "this build speaks only the subprotocols gridsocket.v1 and gridsocket.v1.json; ask for one of them";
-            return Err(ApiError::request(StatusCode::UPGRADE_REQUIRED, "dialect_not_spoken", message));
-        }
-    };
+    let dialect = dialect(headers)?;
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
         return Err(ApiError::bad("bad_handshake", "a websocket handshake has a Sec-WebSocket-Key"));
     };
@@ -86,9 +82,10 @@ pub(super) fn upgrade(
         return Err(ApiError::bad("bad_handshake", "this broker speaks websocket version 13"));
     }
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(ApiError::internal)?;
-    let counted = sockets.count(connection.peer.ip())?;
+    let client = request.extensions().get::<Client>().and_then(Client::counted);
+    let counted = sockets.count(client)?;
 
-    let context = sessions.clone();
+    let (context, originals) = (sessions.clone(), originals.clone());
     // Holds the connection's place among all connections for as long as the socket lives.
     let connection_held = Arc::clone(connection);
     let stop = connection.stop.clone();
@@ -100,8 +97,16 @@ pub(super) fn upgrade(
             Err(error) => return tracing::debug!(%error, "a websocket handshake was not finished"),
         };
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), End::Server, Some(socket_config())).await;
+        let served = async {
+            match dialect {
+                Dialect::Native(encoding) => {
+                    session::serve(socket, context, address.queue, address.role, encoding).await;
+                }
+                Dialect::Original => original::serve(socket, originals, address.queue, address.role).await,
+            }
+        };
         tokio::select! {
-            () = session::serve(socket, context, address.queue, address.role, encoding) => {}
+            () = served => {}
             () = overtime(stop) => {}
         }
     });
@@ -112,7 +117,9 @@ pub(super) fn upgrade(
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(encoding.subprotocol()));
+    if let Dialect::Native(encoding) = dialect {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(encoding.subprotocol()));
+    }
     Ok(response)
 }
 
@@ -131,8 +138,9 @@ fn socket_config() -> WebSocketConfig {
         .max_frame_size(Some(FRAME_BYTES_MAX))
 }
 
-/// How many sockets each address has.
-#[derive(Debug)]
+/// How many sockets each address has; event streams are counted with them, for each holds a connection for as long as its
+/// reader likes. Clones share it.
+#[derive(Clone, Debug)]
 pub(super) struct Sockets {
     by_address: Arc<Mutex<HashMap<IpAddr, u32>>>,
     per_address_max: u32,
@@ -140,7 +148,7 @@ pub(super) struct Sockets {
 
 /// One socket's place in the count, given back when dropped.
 #[derive(Debug)]
-struct Counted {
+pub(super) struct Counted {
     address: IpAddr,
     by_address: Arc<Mutex<HashMap<IpAddr, u32>>>,
 }
@@ -150,16 +158,19 @@ impl Sockets {
         Self { by_address: Arc::default(), per_address_max }
     }
 
-    /// Counts one more socket of that address; addresses of this machine are not limited.
-    fn count(&self, address: IpAddr) -> Result<Option<Counted>, ApiError> {
-        let address = address.to_canonical();
-        if address.is_loopback() {
-            return Ok(None);
-        }
+    /// Counts one more socket of that address; this machine, which has none here, is not limited.
+    ///
+    /// # Errors
+    ///
+    /// 429 when the address has as many as it may.
+    pub(super) fn count(&self, address: Option<IpAddr>) -> Result<Option<Counted>, ApiError> {
+        let Some(address) = address else { return Ok(None) };
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(address).or_default();
         if *count >= self.per_address_max {
-            let message = format!("this address has {count} sockets, which is the limit");
+            let message = format!(
+                "this address has {count} sockets and event streams, which is the limit; behind a proxy, see --trusted-proxy"
+            );
             return Err(ApiError::request(StatusCode::TOO_MANY_REQUESTS, "too_many_sockets", message));
         }
         *count += 1;
@@ -200,14 +211,14 @@ mod tests {
     fn an_address_over_its_limit_is_refused_until_a_socket_of_it_ends() {
         let sockets = Sockets::new(2);
         let address: IpAddr = "192.0.2.1".parse().unwrap();
-        let one = sockets.count(address).unwrap();
-        let _two = sockets.count(address).unwrap();
-        assert!(sockets.count(address).is_err());
-        assert!(sockets.count("192.0.2.2".parse().unwrap()).is_ok());
+        let one = sockets.count(Some(address)).unwrap();
+        let _two = sockets.count(Some(address)).unwrap();
+        assert!(sockets.count(Some(address)).is_err());
+        assert!(sockets.count("192.0.2.2".parse().ok()).is_ok());
         drop(one);
-        assert!(sockets.count(address).is_ok());
+        assert!(sockets.count(Some(address)).is_ok());
         for _ in 0..9 {
-            assert!(sockets.count("127.0.0.1".parse().unwrap()).unwrap().is_none());
+            assert!(sockets.count(None).unwrap().is_none());
         }
     }
 }

@@ -1,11 +1,13 @@
-//! What operators and scalers ask: a queue's status, its metrics, the broker's metrics.
+//! `GET /q/:queue/status`: who is connected to a queue and what they do. Only workers of the original's kind are asked, and
+//! waited for at most 2 s; the rest is known.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
 use protocol::id::{JobId, UnixMillis, WorkerId};
 use protocol::native::WorkerView;
 use protocol::queue::{Job, Status};
@@ -17,19 +19,25 @@ use super::error::ApiError;
 use super::find::raw;
 use super::params::Params;
 use super::reply;
-use super::shape::{Cpus, Sendable, state};
+use super::shape::{Cpus, Sendable, finished_reason, state};
 use crate::config::Flavour;
-use crate::engine::QueueHandle;
+use crate::engine::{PresenceView, QueueHandle};
 
 /// The most running jobs whose definitions are shown: this is for a person's eyes.
 const SHOWN_DEFINITIONS_MAX: usize = 100;
+/// The most bytes of them; those that do not fit are left out.
+const SHOWN_DEFINITIONS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long they may take to read: on a busy disk the rest is answered without them.
+const DEFINITIONS_WITHIN: Duration = Duration::from_secs(2);
+/// From this many jobs on the answer is written on a thread of its own.
+const LARGE_QUEUE: usize = 1_000;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct QueueStatus<'a, J> {
     jobs: J,
     other_servers: NoServers,
-    local_workers: BTreeMap<&'a WorkerId, Worker<'a>>,
+    local_workers: BTreeMap<&'a WorkerId, Told<'a>>,
     client_count: u32,
     queue_info: QueueInfo<'a>,
 }
@@ -39,8 +47,19 @@ struct QueueStatus<'a, J> {
 struct NoServers {}
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct JobStateOnly {
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_reason: Option<&'static str>,
+}
+
+/// What is known of a worker, or what it says of itself: those of the original's kind are asked.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Told<'a> {
+    Known(Worker<'a>),
+    Said(&'a RawValue),
 }
 
 #[derive(Serialize)]
@@ -81,14 +100,48 @@ struct JobState<'a> {
     worker: &'a str,
 }
 
-/// `GET /q/:queue/status`
+/// What a status is written from.
+struct Seen {
+    address: String,
+    flavour: Flavour,
+    jobs: Vec<(JobId, Job)>,
+    presence: PresenceView,
+    definitions: BTreeMap<JobId, Bytes>,
+    said: BTreeMap<WorkerId, Box<RawValue>>,
+    now: UnixMillis,
+}
+
 pub(super) async fn status(State(app): State<AppState>, params: Params) -> Result<Response, ApiError> {
     let name = params.queue()?;
     let queue = app.engine.queue(&name);
     let jobs = queue.jobs().await?;
     let presence = queue.presence().await?;
-    let definitions = running_definitions(&queue, &jobs).await?;
-    let now = crate::clock::now();
+    let mut definitions = BTreeMap::new();
+    // What was read by then is shown.
+    let reading = tokio::time::timeout(DEFINITIONS_WITHIN, read_definitions(&queue, &jobs, &mut definitions));
+    let (said, _) = tokio::join!(app.originals.statuses(queue.key()), reading);
+    let (address, flavour, now) = (name.as_str().to_owned(), app.config.flavour, crate::clock::now());
+    let seen = Seen { address, flavour, jobs, presence, definitions, said, now };
+    if seen.jobs.len() < LARGE_QUEUE && seen.definitions.is_empty() {
+        return write(&seen);
+    }
+    tokio::task::spawn_blocking(move || write(&seen)).await.map_err(ApiError::internal)?
+}
+
+async fn read_definitions(queue: &QueueHandle, jobs: &[(JobId, Job)], definitions: &mut BTreeMap<JobId, Bytes>) {
+    let mut bytes = 0;
+    for (id, job) in jobs.iter().filter(|(_, job)| is_running(job)).take(SHOWN_DEFINITIONS_MAX) {
+        let Ok(Some(text)) = queue.body(job.body).await else { continue };
+        bytes += text.len();
+        if bytes > SHOWN_DEFINITIONS_BYTES_MAX {
+            return;
+        }
+        definitions.insert(*id, text);
+    }
+}
+
+fn write(seen: &Seen) -> Result<Response, ApiError> {
+    let Seen { address, flavour, jobs, presence, definitions, said, now } = seen;
     let mut running = BTreeMap::<&WorkerId, Vec<JobId>>::new();
     for (id, job) in jobs.iter().filter(|(_, job)| is_running(job)) {
         if let Some(worker) = &job.worker {
@@ -96,18 +149,25 @@ pub(super) async fn status(State(app): State<AppState>, params: Params) -> Resul
         }
     }
     let mut local_workers = BTreeMap::new();
-    for worker in &presence.workers {
+    // A silent one is counted below, but says nothing for itself.
+    for worker in presence.workers.iter().filter(|worker| worker.silent_since_ms.is_none()) {
         let own = running.get(&worker.id).map(Vec::as_slice).unwrap_or_default();
-        local_workers.insert(&worker.id, worker_status(worker, own, &definitions, now)?);
+        let told = match said.get(&worker.id) {
+            Some(said) => Told::Said(said),
+            None => Told::Known(worker_status(worker, own, definitions, *now)?),
+        };
+        local_workers.insert(&worker.id, told);
     }
+    let state_only =
+        |job: &Job| JobStateOnly { state: state(&job.status), finished_reason: finished_reason(&job.status) };
     let status = QueueStatus {
-        jobs: Sendable(&jobs, |job: &Job| JobStateOnly { state: state(&job.status) }),
+        jobs: Sendable(jobs, state_only),
         other_servers: NoServers {},
         local_workers,
         client_count: presence.clients,
         queue_info: QueueInfo {
-            address: name.as_str(),
-            server_id: match app.config.flavour {
+            address,
+            server_id: match flavour {
                 Flavour::Local => "local",
                 Flavour::Remote => "gridsocket",
             },
@@ -122,19 +182,6 @@ pub(super) async fn status(State(app): State<AppState>, params: Params) -> Resul
     Ok(reply::json(StatusCode::OK, &status))
 }
 
-async fn running_definitions(
-    queue: &QueueHandle,
-    jobs: &[(JobId, Job)],
-) -> Result<BTreeMap<JobId, bytes::Bytes>, ApiError> {
-    let mut definitions = BTreeMap::new();
-    for (id, job) in jobs.iter().filter(|(_, job)| is_running(job)).take(SHOWN_DEFINITIONS_MAX) {
-        if let Some(text) = queue.body(job.body).await? {
-            definitions.insert(*id, text);
-        }
-    }
-    Ok(definitions)
-}
-
 fn is_running(job: &Job) -> bool {
     matches!(job.status, Status::Running {})
 }
@@ -142,7 +189,7 @@ fn is_running(job: &Job) -> bool {
 fn worker_status<'a>(
     worker: &'a WorkerView,
     own: &[JobId],
-    definitions: &'a BTreeMap<JobId, bytes::Bytes>,
+    definitions: &'a BTreeMap<JobId, Bytes>,
     now: UnixMillis,
 ) -> Result<Worker<'a>, ApiError> {
     let queue = own
@@ -153,7 +200,7 @@ fn worker_status<'a>(
         })
         .collect::<Result<_, ApiError>>()?;
     Ok(Worker {
-        time: worker.silent_since_ms.unwrap_or(now),
+        time: now,
         id: &worker.id,
         version: &worker.version,
         cpus: Cpus(worker.total.cpus_milli),
@@ -171,56 +218,4 @@ fn job_state(id: JobId, job: &Job) -> JobState<'_> {
     let mut id = id.to_string();
     id.truncate(6);
     JobState { id, state: state(&job.status), worker }
-}
-
-/// `GET /q/:queue/metrics`
-pub(super) async fn queue_metrics(State(app): State<AppState>, params: Params) -> Result<Response, ApiError> {
-    let length = queue_length(&app.engine.queue(&params.queue()?)).await?;
-    Ok(plain(length))
-}
-
-async fn queue_length(queue: &QueueHandle) -> Result<String, ApiError> {
-    let counts = queue.counts().await?;
-    let length = counts.waiting + counts.running;
-    Ok(format!(
-        "\n# HELP queue_length The number of outstanding jobs in the queue\n# TYPE queue_length gauge\nqueue_length {length}\n"
-    ))
-}
-
-fn plain(text: String) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain")], text).into_response()
-}
-
-/// `GET /metrics`: what the whole broker does. No number here is of one queue, except a local broker's only one.
-pub(super) async fn broker_metrics(State(app): State<AppState>) -> Result<Response, ApiError> {
-    let mut text = match app.config.flavour {
-        Flavour::Local => queue_length(&app.local_queue()?).await?,
-        Flavour::Remote => String::new(),
-    };
-    let stats = app.engine.stats();
-    let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-        let full = format!("gridsocket_{name}");
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "# HELP {full} {help}\n# TYPE {full} {kind}\n{full} {value}");
-    };
-    metric("live_queues", "gauge", "Queues in memory", stats.live_queues);
-    metric("sockets", "gauge", "Open websockets", stats.sockets);
-    metric("submits_total", "counter", "Submissions accepted since start", stats.submits);
-    metric("claims_total", "counter", "Runs granted since start", stats.claims);
-    metric("finishes_total", "counter", "Runs finished since start", stats.finishes);
-    metric(
-        "lag_snapshots_total",
-        "counter",
-        "Times that a watcher fell behind and was given a fresh snapshot",
-        stats.snapshots_for_lag,
-    );
-    let journal = stats.journal;
-    metric("journal_bytes", "gauge", "Bytes of journal on disk", journal.bytes);
-    metric("journal_segments", "gauge", "Files of the journal", journal.segments);
-    metric("journal_records_total", "counter", "Records written since start", journal.records);
-    metric("journal_syncs_total", "counter", "Syncs to disk since start", journal.syncs);
-    metric("journal_waiting_bytes", "gauge", "Bytes that wait to be written", journal.waiting_bytes);
-    metric("journal_index_lag_bytes", "gauge", "Bytes that the event store is behind", journal.index_lag_bytes);
-    metric("journal_quarantined_queues", "gauge", "Queues not served because of damage", journal.quarantined);
-    Ok(plain(text))
 }

@@ -4,6 +4,7 @@
 //! sled's own flush is no fsync and a damaged file makes it panic; hence every call is guarded, a store that failed once is not
 //! asked again, and values stay small (bigger ones would go to files that sled never syncs).
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -14,15 +15,16 @@ use protocol::queue::QueueState;
 use protocol::record::chain;
 
 use super::archive::Archived;
+use super::pack::{self, Pack, Packed, ROW_BYTES_MAX};
 
 /// The longest value: above about 8 KiB sled writes values to files that it never syncs; asserted well below.
 const VALUE_BYTES_MAX: usize = 4096;
-/// What sled may keep in memory, in bytes: the working set of a busy queue's tail, small beside the broker's own.
-const CACHE_BYTES: u64 = 24 * 1024 * 1024;
+/// What sled may keep in memory, in bytes: the rows of a queue with a hundred thousand jobs, whose rows by hash are all over the store.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// How long opening may take: a million rows take under a second; a damaged file may make sled wait for ever.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// The version of the rows' layout; a store of another one is made again.
-const STORE_VERSION: &[u8] = b"1";
+const STORE_VERSION: &[u8] = b"2";
 /// Rows are written in pieces of this many when a store is filled from the segments.
 pub(crate) const FILL_ROWS: usize = 4096;
 
@@ -52,7 +54,7 @@ pub(crate) struct Place {
     pub(crate) frame_bytes: u32,
 }
 
-/// A row of the event tree.
+/// A record of the event tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     /// The position in the queue.
@@ -92,7 +94,9 @@ type Pair = (Vec<u8>, Vec<u8>);
 /// Rows that go in together. Heads come last and all at once: rows that no head counts yet are put in again after a crash.
 #[derive(Default)]
 pub(crate) struct Rows {
-    events: Vec<Pair>,
+    events: Vec<Pack>,
+    /// Which of those each queue's next record may go into.
+    open: HashMap<QueueKey, usize>,
     heads: Vec<Pair>,
     bodies: Vec<Pair>,
     archive: Vec<Pair>,
@@ -147,8 +151,11 @@ fn read_head(bytes: &[u8]) -> Option<Head> {
     Some(Head { seq: read_u64(bytes, 0)?, hash: read_digest(bytes, 8)? })
 }
 
-fn read_row(key: &[u8], value: &[u8]) -> Option<Row> {
-    Some(Row { seq: read_u64(key, 16)?, hash: read_digest(value, 0)?, bytes: value.get(32..)?.to_vec() })
+/// The records of a row of the event tree, each with its seq.
+fn read_pack<'a>(key: &[u8], value: &'a [u8]) -> Option<impl Iterator<Item = (Seq, Packed<'a>)>> {
+    let records = pack::records(value)?;
+    let first = read_u64(key, 16)?.checked_sub(records.len() as u64)? + 1;
+    Some((first..).zip(records))
 }
 
 fn malformed(what: &str) -> StoreError {
@@ -163,12 +170,15 @@ impl Rows {
 
     /// A record.
     pub(crate) fn event(&mut self, queue: QueueKey, seq: Seq, hash: Digest, bytes: &[u8]) {
-        let mut value = Vec::with_capacity(32 + bytes.len());
-        value.extend_from_slice(hash.as_bytes());
-        value.extend_from_slice(bytes);
-        assert!(value.len() <= VALUE_BYTES_MAX, "a value of {} bytes", value.len());
-        self.events.push((event_key(queue, seq).to_vec(), value));
+        const { assert!(ROW_BYTES_MAX <= VALUE_BYTES_MAX, "a record is a value of its own at most") };
         self.count += 1;
+        if let Some(pack) = self.open.get(&queue).and_then(|index| self.events.get_mut(*index))
+            && pack.add(queue, seq, hash, bytes)
+        {
+            return;
+        }
+        self.open.insert(queue, self.events.len());
+        self.events.push(Pack::new(queue, seq, hash, bytes));
     }
 
     /// The last record of a queue.
@@ -282,7 +292,8 @@ impl Store {
 
     /// Puts rows in.
     pub(crate) fn apply(&self, rows: Rows) -> Result<(), StoreError> {
-        let Rows { events, heads, bodies, archive, by_job, due, count: _ } = rows;
+        let Rows { events, open: _, heads, bodies, archive, by_job, due, count: _ } = rows;
+        let events = events.into_iter().map(|pack| (event_key(pack.queue, pack.last).to_vec(), pack.row)).collect();
         let trees = [(&self.events, events), (&self.bodies, bodies), (&self.archive, archive), (&self.by_job, by_job)];
         guard(move || {
             // Not as batches: a batch keeps everybody from asking the store for as long as it takes, and writes buffers out.
@@ -373,15 +384,17 @@ impl Store {
         if seq == 0 {
             return Ok(Some(queue.genesis()));
         }
-        Ok(guard(|| self.events.get(event_key(queue, seq)))?.and_then(|value| read_digest(&value, 0)))
+        Ok(self.row(queue, seq)?.map(|row| row.hash))
     }
 
     /// One record.
     pub(crate) fn row(&self, queue: QueueKey, seq: Seq) -> Result<Option<Row>, StoreError> {
-        let key = event_key(queue, seq);
-        guard(|| self.events.get(key))?
-            .map(|value| read_row(&key, &value).ok_or_else(|| malformed("events")))
-            .transpose()
+        let mut found = None;
+        self.rows(queue, seq, |row| {
+            found = (row.seq == seq).then_some(row);
+            false
+        })?;
+        Ok(found)
     }
 
     /// Records from `from` on, until `visit` has had enough.
@@ -393,12 +406,25 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut rows = self.events.range(event_key(queue, from)..=event_key(queue, Seq::MAX));
         while let Some((key, value)) = guard(|| rows.next().transpose())? {
-            let row = read_row(&key, &value).ok_or_else(|| malformed("events"))?;
-            if !visit(row) {
-                break;
+            let records = read_pack(&key, &value).ok_or_else(|| malformed("events"))?;
+            for (seq, Packed { hash, bytes }) in records.skip_while(|(seq, _)| *seq < from) {
+                if !visit(Row { seq, hash, bytes: bytes.to_vec() }) {
+                    return Ok(());
+                }
             }
         }
         Ok(())
+    }
+
+    /// Takes out a queue's records after `head`: a crash left them, and they are to be put in again, packed otherwise.
+    pub(crate) fn forget_after(&self, queue: QueueKey, head: Seq) -> Result<(), StoreError> {
+        guard(|| {
+            let after = event_key(queue, head.saturating_add(1))..=event_key(queue, Seq::MAX);
+            for key in self.events.range(after).keys() {
+                self.events.remove(key?)?;
+            }
+            Ok(())
+        })
     }
 
     /// Folds what comes after `start` up to the queue's head, the chain checked; `seen` is shown each state just before a record.

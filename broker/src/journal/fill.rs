@@ -3,21 +3,22 @@
 //! First the rows, in the order of the log, each queue's chain checked; then what only a fold can tell (what stays of removed
 //! jobs), one queue after the other, so that one state is in memory at a time.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::path::Path;
 
 use protocol::event::Event;
 use protocol::id::{Digest, Head, JobId, QueueKey, Seq, UnixMillis};
 use protocol::queue::QueueState;
 use protocol::record::{Record, chain};
 
+use super::ahead::Ahead;
 use super::archive::Archived;
 use super::damage::Quarantined;
 use super::events::{FILL_ROWS, Folded, Place, Progress, Rows, Store, StoreError};
 use super::scan::{Loss, Step, Walk};
 use super::segment::Segment;
-use super::snapshot;
+use super::snapshot::{Snapshots, Start, Tail};
 
 /// Why the store could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +79,7 @@ struct Filler<'a> {
 
 /// Fills `store` from `segments` up to the position `until`, leaving out the queues that `skip` names.
 pub(crate) fn fill(
-    data: &Path,
+    starts: Starts<'_>,
     store: &Store,
     segments: &[Segment],
     until: u64,
@@ -108,7 +109,7 @@ pub(crate) fn fill(
         }
     }
     filler.flush()?;
-    filler.derive(data)?;
+    filler.derive(starts)?;
     filler.finish(until)
 }
 
@@ -205,7 +206,13 @@ impl Filler<'_> {
                 return Ok(());
             }
         };
-        let touched = self.touched.entry(queue).or_insert(Touched { from: head.seq, removed: false });
+        let touched = match self.touched.entry(queue) {
+            Entry::Occupied(touched) => touched.into_mut(),
+            Entry::Vacant(entry) => {
+                self.store.forget_after(queue, head.seq)?;
+                entry.insert(Touched { from: head.seq, removed: false })
+            }
+        };
         match event_index(&event) {
             Some(Index::Job(job)) => self.rows.job(job, queue),
             Some(Index::Removed(_)) => touched.removed = true,
@@ -227,14 +234,14 @@ impl Filler<'_> {
     }
 
     /// Derives what a fold alone can tell.
-    fn derive(&mut self, data: &Path) -> Result<(), FillError> {
+    fn derive(&mut self, starts: Starts<'_>) -> Result<(), FillError> {
         for (queue, touched) in &self.touched {
             if !touched.removed {
                 continue;
             }
             let mut rows = Rows::default();
-            let start = start_of(data, self.store, *queue, touched.from)?.0;
-            let folded = self.store.fold(start, |state, row| {
+            let Start { state, tail } = starts.of(self.store, *queue, touched.from)?;
+            let folded = self.store.fold(state, |state, row| {
                 if row.seq > touched.from
                     && let Ok(Record { event: Event::JobRemoved { job }, .. }) = Record::decode(&row.bytes)
                     && let Some(left) = state.job(job)
@@ -242,8 +249,11 @@ impl Filler<'_> {
                     rows.archived(*queue, job, &Archived::of(left));
                 }
             })?;
-            if let Folded::Unverified(text) = folded {
-                return Err(FillError::Mismatch(text));
+            match folded {
+                Folded::State { state, events, bytes } => {
+                    starts.ahead.keep(Start { state: *state, tail: tail.after(events, bytes) })
+                }
+                Folded::Unverified(text) => return Err(FillError::Mismatch(text)),
             }
             self.store.apply(rows)?;
         }
@@ -297,20 +307,26 @@ pub(crate) const fn event_index(event: &Event) -> Option<Index> {
     }
 }
 
-/// The newest snapshot that is not after `seq_max` and of the store's history, with its size; else the state before all records.
-pub(crate) fn start_of(
-    data: &Path,
-    store: &Store,
-    queue: QueueKey,
-    seq_max: Seq,
-) -> Result<(QueueState, u64), StoreError> {
-    for (state, bytes) in snapshot::load(data, queue) {
-        let head = state.head();
-        if head.seq <= seq_max && store.hash_at(queue, head.seq)? == Some(head.hash) {
-            return Ok((state, bytes));
+/// Where folds start from.
+#[derive(Clone, Copy)]
+pub(crate) struct Starts<'a> {
+    /// What is on disk.
+    pub(crate) snapshots: &'a Snapshots,
+    /// What is in memory already.
+    pub(crate) ahead: &'a Ahead,
+}
+
+impl Starts<'_> {
+    /// The newest state that is not after `seq_max` and of the store's history; else the one before all records.
+    pub(crate) fn of(self, store: &Store, queue: QueueKey, seq_max: Seq) -> Result<Start, StoreError> {
+        for start in self.ahead.take(queue).into_iter().chain(self.snapshots.load(queue)) {
+            let head = start.state.head();
+            if head.seq <= seq_max && store.hash_at(queue, head.seq)? == Some(head.hash) {
+                return Ok(start);
+            }
         }
+        Ok(Start { state: QueueState::new(queue), tail: Tail::default() })
     }
-    Ok((QueueState::new(queue), 0))
 }
 
 /// The queues of `heads` whose records are not all in the segments.

@@ -57,7 +57,7 @@ pub(crate) fn layout(data: &Path) -> Result<Layout, JournalError> {
             let what = format!("the segment has {expected} bytes of log before it, and should have {base}");
             loss(*number, 0, what, Touched::Unknown);
         }
-        layout.segments.push(Segment { number: *number, base, path: path.clone() });
+        layout.segments.push(Segment { number: *number, base, path: path.as_path().into() });
         next_number = number + 1;
         next_base = Some(base + len);
     }

@@ -4,24 +4,27 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use protocol::id::{Head, QueueKey};
 use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
 
+use super::ahead::Ahead;
 use super::bodies::BODIES;
 use super::config::JournalConfig;
 use super::damage::{Quarantine, Quarantined};
 use super::error::JournalError;
 use super::events::{Progress, Store, StoreError};
-use super::fill::{FillError, Filled, Scope, absent, fill};
+use super::fill::{FillError, Filled, Scope, Starts, absent, fill};
 use super::head;
 use super::layout::{Layout, layout};
 use super::report::OpenReport;
 use super::scan::{self, Loss, Step, Touched, Walk};
-use super::segment::{Appender, SEGMENT_HEADER_BYTES, SEGMENTS, Segment, make_dir, sync_dir};
-use super::snapshot::SNAPSHOTS;
+use super::segment::{Appender, Hashed, SEGMENT_HEADER_BYTES, SEGMENTS, Segment, make_dir, sync_dir};
+use super::snapshot::{SNAPSHOTS, Snapshots};
 
 /// The folders of the store are named `events.` and a number; a new one has a new name, because what is left of a broken one may
 /// still write to its own.
@@ -111,12 +114,27 @@ fn open_store(data: &Path) -> Result<(PathBuf, Result<Opened, StoreError>), Jour
     Ok((newest, opened))
 }
 
+/// The last segment, read through and its proven part hashed.
+fn read_last(layout: &Layout) -> io::Result<Option<(Segment, scan::Last, Hashed)>> {
+    let Some(segment) = layout.segments.last().cloned() else { return Ok(None) };
+    let last = scan::last(&segment)?;
+    let mut hashed = Hashed::default();
+    hashed.extend(&File::open(&segment.path)?, last.proven)?;
+    Ok(Some((segment, last, hashed)))
+}
+
 /// Cuts what was never acknowledged off the last segment; returns where it goes on.
-fn mend_tail(data: &Path, layout: &mut Layout, known: u64, report: &mut OpenReport) -> Result<Appender, JournalError> {
-    let Some(last) = layout.segments.last().cloned() else {
+fn mend_tail(
+    data: &Path,
+    layout: &mut Layout,
+    last: Option<(Segment, scan::Last, Hashed)>,
+    known: u64,
+    report: &mut OpenReport,
+) -> Result<Appender, JournalError> {
+    let Some((last, read, hashed)) = last else {
         return Appender::create(data, 1, 0).map_err(io_error("making the first segment"));
     };
-    let tail = scan::tail(&last, known).map_err(io_error("reading the last segment"))?;
+    let tail = read.tail(known);
     let damaged_header = layout.losses.iter().any(|loss| loss.segment == last.number && loss.offset == 0);
     if damaged_header && tail.end <= SEGMENT_HEADER_BYTES && known <= last.base + SEGMENT_HEADER_BYTES {
         // It was being made when the machine stopped; nothing was in it yet.
@@ -147,7 +165,7 @@ fn mend_tail(data: &Path, layout: &mut Layout, known: u64, report: &mut OpenRepo
         let base = last.base + tail.end;
         return Appender::create(data, last.number + 1, base).map_err(io_error("making a segment"));
     }
-    let mut appender = Appender::resume(last, tail.frames).map_err(io_error("reading the last segment"))?;
+    let mut appender = Appender::resume(last, tail.frames, hashed).map_err(io_error("reading the last segment"))?;
     if damaged {
         // Nothing more goes into a damaged file.
         return Appender::create_after(&mut appender, data).map_err(io_error("making a segment"));
@@ -156,8 +174,13 @@ fn mend_tail(data: &Path, layout: &mut Layout, known: u64, report: &mut OpenRepo
 }
 
 /// Opens what is in the folder, mends what can be mended, and says what was found.
-pub(crate) fn recover(config: &JournalConfig) -> Result<Recovered, JournalError> {
+pub(crate) fn recover(
+    config: &JournalConfig,
+    snapshots: &Arc<Snapshots>,
+    ahead: &Arc<Ahead>,
+) -> Result<Recovered, JournalError> {
     let data = config.dir.as_path();
+    let starts = Starts { snapshots, ahead };
     for dir in ["", SEGMENTS, SNAPSHOTS, BODIES] {
         make_dir(&data.join(dir)).map_err(io_error("making the data folder"))?;
     }
@@ -169,7 +192,20 @@ pub(crate) fn recover(config: &JournalConfig) -> Result<Recovered, JournalError>
     }
     let mut report = OpenReport::default();
     let mut layout = layout(data)?;
-    let (newest, opened) = open_store(data)?;
+    // The store takes a core for as long as it opens; what else takes time is done meanwhile.
+    let (last, opened) = thread::scope(|scope| {
+        let reading = thread::Builder::new().name("journal-last".to_owned());
+        let reading = reading.spawn_scoped(scope, || {
+            let last = read_last(&layout);
+            ahead.begin(snapshots);
+            last
+        });
+        let reading = reading.map_err(io_error("starting a thread"))?;
+        let opened = open_store(data);
+        let last = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((last.map_err(io_error("reading the last segment"))?, opened?))
+    })?;
+    let (newest, opened) = opened;
     let (mut store, mut before) = (None, Vec::new());
     let last_seen = head::load(data);
     let mut known = last_seen.position;
@@ -189,7 +225,7 @@ pub(crate) fn recover(config: &JournalConfig) -> Result<Recovered, JournalError>
         }
         Err(error) => report.rebuilt = Some(error.to_string()),
     }
-    let appender = mend_tail(data, &mut layout, known, &mut report)?;
+    let appender = mend_tail(data, &mut layout, last, known, &mut report)?;
     let Layout { mut segments, losses } = layout;
     if segments.last() != Some(appender.segment()) {
         segments.push(appender.segment().clone());
@@ -205,7 +241,7 @@ pub(crate) fn recover(config: &JournalConfig) -> Result<Recovered, JournalError>
     let skip = |queue| quarantine.of(queue).is_some();
     let mut filled = None;
     if let Some(opened) = store.take() {
-        match try_fill(data, opened, &segments, end, &skip) {
+        match try_fill(starts, opened, &segments, end, &skip) {
             Ok(done) => filled = Some(done),
             Err(error) => report.rebuilt = Some(error.to_string()),
         }
@@ -215,7 +251,7 @@ pub(crate) fn recover(config: &JournalConfig) -> Result<Recovered, JournalError>
         None => {
             // The broken one stays aside until the next start: its threads may still hold it.
             let store = make_store_after(&newest).map_err(FillError::Store);
-            let made = store.and_then(|store| try_fill(data, store, &segments, end, &skip));
+            let made = store.and_then(|store| try_fill(starts, store, &segments, end, &skip));
             made.map_err(|error| JournalError::Store { text: error.to_string() })?
         }
     };
@@ -244,7 +280,7 @@ pub(crate) fn recover(config: &JournalConfig) -> Result<Recovered, JournalError>
 
 /// Fills a store; one that is ahead of the segments is of another history.
 fn try_fill(
-    data: &Path,
+    starts: Starts<'_>,
     store: Store,
     segments: &[Segment],
     end: u64,
@@ -254,7 +290,7 @@ fn try_fill(
         Ok(progress) if progress.position > end => {
             Err(FillError::Mismatch(format!("it is at {}, the segments end at {end}", progress.position)))
         }
-        Ok(_) => fill(data, &store, segments, end, Scope::Rest, skip),
+        Ok(_) => fill(starts, &store, segments, end, Scope::Rest, skip),
         Err(error) => Err(error.into()),
     };
     match result {

@@ -4,6 +4,7 @@ use protocol::id::QueueKey;
 
 use super::damage::Quarantined;
 use super::scan::Loss;
+use crate::histogram::Times;
 
 /// What opening a journal found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct JournalStats {
     pub records: u64,
     /// Syncs since the start.
     pub syncs: u64,
+    /// How long they took.
+    pub sync_times: Times,
     /// Bytes that wait to be written.
     pub waiting_bytes: u64,
     /// Bytes of log that are not in the event store yet.

@@ -60,6 +60,8 @@ impl Running {
         let Some(threads) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let shared = &self.shared;
         shared.closing.store(true, Ordering::Relaxed);
+        shared.ahead.end();
+        threads.scrub.as_ref().inspect(|scrub| scrub.thread().unpark());
         shared.inbox.end(JournalError::Closed, false);
         for thread in [Some(threads.writer), Some(threads.index), threads.scrub].into_iter().flatten() {
             if thread.join().is_err() {

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 
+use bytes::{Bytes, BytesMut};
 use protocol::id::{Digest, QueueKey, Seq};
 
-use super::frame::{
-    BodyFrame, FRAME_HEADER_BYTES, GroupHead, Header, Kind, MAGIC, PAYLOAD_BYTES_MAX, Peek, RecordFrame, Seal, mark,
-};
+use super::content::Content;
+use super::frame::{FRAME_HEADER_BYTES, GroupHead, Header, Kind, MAGIC, Seal, mark};
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, read_around};
 
 /// How much is read ahead: a few hundred records.
@@ -43,9 +44,9 @@ pub enum Touched {
 #[derive(Debug)]
 pub(crate) enum Step {
     /// A whole record.
-    Record { offset: u64, queue: QueueKey, seq: Seq, hash: Digest, bytes: Vec<u8> },
+    Record { offset: u64, queue: QueueKey, seq: Seq, hash: Digest, bytes: Bytes },
     /// A whole body.
-    Body { offset: u64, frame_bytes: u32, queue: QueueKey, digest: Digest, bytes: Vec<u8> },
+    Body { offset: u64, frame_bytes: u32, queue: QueueKey, digest: Digest, bytes: Bytes },
     /// A group head that stands where it says.
     GroupStart { start: u64 },
     /// The end of a group, whole or not.
@@ -56,25 +57,33 @@ pub(crate) enum Step {
     Loss(Loss),
 }
 
-/// A file seen through a small buffer.
+/// A file seen through a small buffer. What is read is a piece of it, not a copy; a buffer that no piece is left of is used again.
 struct Window {
     file: File,
-    buffer: Vec<u8>,
+    buffer: Bytes,
     start: u64,
 }
 
 impl Window {
-    /// Up to `count` bytes from `at`; fewer only where the file ends.
-    fn bytes(&mut self, at: u64, count: usize) -> io::Result<&[u8]> {
+    /// Up to `count` bytes from `at`, as a place in the buffer; fewer only where the file ends.
+    fn range(&mut self, at: u64, count: usize) -> io::Result<Range<usize>> {
         let held = at.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
         if let Some(skip) = held.filter(|skip| skip.saturating_add(count) <= self.buffer.len()) {
-            return Ok(&self.buffer[skip..skip + count]);
+            return Ok(skip..skip + count);
         }
+        let mut buffer = std::mem::take(&mut self.buffer).try_into_mut().unwrap_or_else(|_| BytesMut::new());
+        buffer.resize(count.max(WINDOW_BYTES), 0);
+        let filled = read_around(&self.file, &mut buffer, at)?;
+        buffer.truncate(filled);
         self.start = at;
-        self.buffer.resize(count.max(WINDOW_BYTES), 0);
-        let filled = read_around(&self.file, &mut self.buffer, at)?;
-        self.buffer.truncate(filled);
-        Ok(&self.buffer[..count.min(filled)])
+        self.buffer = buffer.freeze();
+        Ok(0..count.min(filled))
+    }
+
+    /// As [`Window::range`], the bytes themselves.
+    fn bytes(&mut self, at: u64, count: usize) -> io::Result<&[u8]> {
+        let range = self.range(at, count)?;
+        Ok(&self.buffer[range])
     }
 }
 
@@ -117,7 +126,7 @@ impl Walk {
         let file = File::open(&segment.path)?;
         let until = until.min(file.metadata()?.len());
         Ok(Self {
-            window: Window { file, buffer: Vec::new(), start: 0 },
+            window: Window { file, buffer: Bytes::new(), start: 0 },
             segment: segment.clone(),
             until,
             at: from.max(SEGMENT_HEADER_BYTES),
@@ -179,10 +188,10 @@ impl Walk {
     fn frame(&mut self) -> io::Result<()> {
         let at = self.at;
         match self.read(at)? {
-            Ok((header, content)) => {
+            Ok((header, frame)) => {
                 self.at = at + header.frame_bytes() as u64;
                 self.frames += 1;
-                self.take(at, header, content);
+                self.take(at, header, frame);
             }
             Err(what) => {
                 let next = self.resync(at + 1)?;
@@ -215,9 +224,9 @@ impl Walk {
         Ok(())
     }
 
-    fn take(&mut self, at: u64, header: Header, content: Content) {
-        match content {
-            Content::Group(head) => {
+    fn take(&mut self, at: u64, header: Header, frame: Frame) {
+        match frame {
+            Frame::Group(head) => {
                 self.end_group();
                 let start = self.at;
                 let parts = head.queues.iter().map(|part| {
@@ -236,7 +245,7 @@ impl Walk {
                 });
                 self.steps.push_back(Step::GroupStart { start: at });
             }
-            Content::Record { queue, seq, hash, bytes } => {
+            Frame::Record { queue, seq, hash, bytes } => {
                 self.count(at, header);
                 if let Some(part) = self.group.as_mut().and_then(|group| group.parts.get_mut(&queue)) {
                     if seq > part.next && part.missing.is_none() {
@@ -248,7 +257,7 @@ impl Walk {
                 }
                 self.steps.push_back(Step::Record { offset: at, queue, seq, hash, bytes });
             }
-            Content::Body { queue, digest, bytes } => {
+            Frame::Body { queue, digest, bytes } => {
                 self.count(at, header);
                 if let Some(part) = self.group.as_mut().and_then(|group| group.parts.get_mut(&queue)) {
                     part.bodies_seen += 1;
@@ -256,7 +265,7 @@ impl Walk {
                 let frame_bytes = u32::try_from(header.frame_bytes()).unwrap_or(u32::MAX);
                 self.steps.push_back(Step::Body { offset: at, frame_bytes, queue, digest, bytes });
             }
-            Content::Seal(seal) => {
+            Frame::Seal(seal) => {
                 self.end_group();
                 self.steps.push_back(Step::Sealed { end: self.at, seal });
             }
@@ -281,7 +290,7 @@ impl Walk {
     }
 
     /// Reads the frame at `at`, or says why it is none.
-    fn read(&mut self, at: u64) -> io::Result<Result<(Header, Content), &'static str>> {
+    fn read(&mut self, at: u64) -> io::Result<Result<(Header, Frame), &'static str>> {
         let left = self.until - at;
         let header = match Header::read(self.window.bytes(at, FRAME_HEADER_BYTES)?) {
             Some(header) => header,
@@ -290,21 +299,35 @@ impl Walk {
         if header.frame_bytes() as u64 > left {
             return Ok(Err("a frame that is cut off, or whose length is wrong"));
         }
-        let frame = self.window.bytes(at, header.frame_bytes())?;
-        let Some(payload) = frame.get(FRAME_HEADER_BYTES..).filter(|payload| header.vouches_for(payload)) else {
+        let range = self.window.range(at, header.frame_bytes())?;
+        let buffer = &self.window.buffer;
+        let payload = buffer[range].get(FRAME_HEADER_BYTES..);
+        let Some(payload) = payload.filter(|payload| header.vouches_for(payload)) else {
             return Ok(Err("a frame whose checksum is wrong"));
         };
-        let content = Content::read(header.kind, payload);
+        let Some(content) = Content::read(header.kind, payload) else {
+            return Ok(Err("a whole frame that this build cannot read"));
+        };
         let in_place = match &content {
-            Some(Content::Group(head)) => head.at == self.segment.base + at,
-            Some(Content::Seal(seal)) => seal.bytes == at,
-            Some(Content::Record { .. } | Content::Body { .. }) => {
-                // Without its head a group has no known end: another one may follow whose head is lost, too.
+            Content::Group(head) => head.at == self.segment.base + at,
+            Content::Seal(seal) => seal.bytes == at,
+            // Without its head a group has no known end: another one may follow whose head is lost, too.
+            Content::Record { .. } | Content::Body { .. } => {
                 self.group.as_ref().is_none_or(|group| group.end.is_none() || group.mark == header.group)
             }
-            None => return Ok(Err("a whole frame that this build cannot read")),
         };
-        Ok(content.filter(|_| in_place).map(|content| (header, content)).ok_or("a frame that belongs elsewhere"))
+        if !in_place {
+            return Ok(Err("a frame that belongs elsewhere"));
+        }
+        let frame = match content {
+            Content::Group(head) => Frame::Group(head),
+            Content::Record { queue, seq, hash, bytes } => {
+                Frame::Record { queue, seq, hash, bytes: buffer.slice_ref(bytes) }
+            }
+            Content::Body { queue, digest, bytes } => Frame::Body { queue, digest, bytes: buffer.slice_ref(bytes) },
+            Content::Seal(seal) => Frame::Seal(seal),
+        };
+        Ok(Ok((header, frame)))
     }
 
     /// The next place from `from` on where a frame stands: inside the group while there is one, else anywhere.
@@ -337,55 +360,12 @@ impl Walk {
     }
 }
 
-/// A frame's payload, read.
-enum Content {
+/// A frame that stands in its place.
+enum Frame {
     Group(GroupHead),
-    Record { queue: QueueKey, seq: Seq, hash: Digest, bytes: Vec<u8> },
-    Body { queue: QueueKey, digest: Digest, bytes: Vec<u8> },
+    Record { queue: QueueKey, seq: Seq, hash: Digest, bytes: Bytes },
+    Body { queue: QueueKey, digest: Digest, bytes: Bytes },
     Seal(Seal),
-}
-
-impl Content {
-    fn read(kind: Kind, payload: &[u8]) -> Option<Self> {
-        match kind {
-            Kind::Group => rmp_serde::from_slice(payload).ok().map(Self::Group),
-            Kind::Record => {
-                let RecordFrame { queue, hash, bytes } = rmp_serde::from_slice(payload).ok()?;
-                let Peek { seq } = rmp_serde::from_slice(bytes).ok()?;
-                Some(Self::Record { queue, seq, hash, bytes: bytes.to_vec() })
-            }
-            Kind::Body => {
-                let BodyFrame { queue, digest, bytes } = rmp_serde::from_slice(payload).ok()?;
-                Some(Self::Body { queue, digest, bytes: bytes.to_vec() })
-            }
-            Kind::Seal => rmp_serde::from_slice(payload).ok().map(Self::Seal),
-        }
-    }
-}
-
-/// Reads the body in the frame at `offset` of `segment`; `None` when that frame is not whole.
-pub(crate) fn body_at(
-    segment: &Segment,
-    offset: u64,
-    frame_bytes: u32,
-) -> io::Result<Option<(QueueKey, Digest, Vec<u8>)>> {
-    let frame_bytes = usize::try_from(frame_bytes).unwrap_or(usize::MAX);
-    if frame_bytes > FRAME_HEADER_BYTES + PAYLOAD_BYTES_MAX {
-        return Ok(None);
-    }
-    let mut frame = vec![0; frame_bytes];
-    if read_around(&File::open(&segment.path)?, &mut frame, offset)? < frame.len() {
-        return Ok(None);
-    }
-    let Some(header) = Header::read(&frame) else { return Ok(None) };
-    let payload = &frame[FRAME_HEADER_BYTES.min(frame.len())..];
-    if !header.vouches_for(payload) {
-        return Ok(None);
-    }
-    Ok(match Content::read(header.kind, payload) {
-        Some(Content::Body { queue, digest, bytes }) => Some((queue, digest, bytes)),
-        Some(Content::Group(_) | Content::Record { .. } | Content::Seal(_)) | None => None,
-    })
 }
 
 /// Where a segment's readable part ends.
@@ -405,11 +385,25 @@ pub(crate) struct Tail {
     pub(crate) losses: Vec<Loss>,
 }
 
-/// Finds where the last segment's acknowledged part ends.
-///
-/// A write begins only after the one before it was on disk, so everything before a group head that stands in its place was
-/// acknowledged, and so was everything up to `known`, whatever it looks like.
+/// A last segment, read through.
+#[derive(Clone, Debug)]
+pub(crate) struct Last {
+    base: u64,
+    len: u64,
+    frames: u64,
+    sealed: bool,
+    losses: Vec<Loss>,
+    /// Up to here it was acknowledged, as the segment itself tells.
+    pub(crate) proven: u64,
+}
+
+/// Finds where the last segment's acknowledged part ends: see [`Last::tail`].
 pub(crate) fn tail(segment: &Segment, known: u64) -> io::Result<Tail> {
+    last(segment).map(|last| last.tail(known))
+}
+
+/// Reads the last segment through.
+pub(crate) fn last(segment: &Segment) -> io::Result<Last> {
     let len = std::fs::metadata(&segment.path)?.len();
     let mut walk = Walk::new(segment, SEGMENT_HEADER_BYTES, len)?;
     let mut proven = SEGMENT_HEADER_BYTES.min(len);
@@ -433,8 +427,19 @@ pub(crate) fn tail(segment: &Segment, known: u64) -> io::Result<Tail> {
             Step::Record { .. } | Step::Body { .. } => {}
         }
     }
-    let known = known.saturating_sub(segment.base);
-    let end = proven.max(known.min(len));
-    losses.retain(|loss| loss.offset < end);
-    Ok(Tail { end, torn: len - end, frames, sealed, short: known.saturating_sub(len), losses })
+    Ok(Last { base: segment.base, len, frames, sealed, losses, proven })
+}
+
+impl Last {
+    /// Where the acknowledged part ends.
+    ///
+    /// A write begins only after the one before it was on disk, so everything before a group head that stands in its place was
+    /// acknowledged, and so was everything up to `known`, whatever it looks like.
+    pub(crate) fn tail(self, known: u64) -> Tail {
+        let Self { base, len, frames, sealed, mut losses, proven } = self;
+        let known = known.saturating_sub(base);
+        let end = proven.max(known.min(len));
+        losses.retain(|loss| loss.offset < end);
+        Tail { end, torn: len - end, frames, sealed, short: known.saturating_sub(len), losses }
+    }
 }

@@ -1,14 +1,17 @@
 //! The scrub: reads all segments once after the start, slowly, and compares the store with them.
 //!
+//! It begins when those who came back after the start have been served, and makes room for whoever writes meanwhile.
 //! A start reads only what the store lacks. What broke in older segments, or was silently lost in the store, is found here.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::park_timeout;
 use std::time::Duration;
 
 use protocol::id::{Digest, QueueKey};
 use protocol::record::Record;
+use tokio::time::Instant;
 
 use super::damage::Quarantined;
 use super::error::JournalError;
@@ -22,6 +25,15 @@ use super::shared::Shared;
 const STEPS_PER_PAUSE: u32 = 256;
 /// The pause: leaves three quarters of a core to the broker; a million records take about half a minute.
 const PAUSE: Duration = Duration::from_millis(4);
+
+/// The pause while others write: most of a core is theirs; a million records take about two minutes.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// Nothing is read before this: a start is when queues are loaded and everybody comes back at once.
+const BEGINS_AFTER: Duration = Duration::from_secs(15);
+/// How long nothing must be written before it begins,
+const QUIET: Duration = Duration::from_secs(1);
+/// and when it begins however busy the broker is.
+const BEGINS_ANYWAY_AFTER: Duration = Duration::from_secs(300);
 
 /// What a scrub found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +50,9 @@ pub struct ScrubReport {
 
 /// Reads everything up to where the log ends now.
 pub(crate) fn run(shared: &Arc<Shared>, gently: bool) -> Result<ScrubReport, JournalError> {
+    if gently {
+        wait_for_quiet(shared)?;
+    }
     shared.wait_indexed()?;
     let mut report = ScrubReport::default();
     let mut stale = BTreeSet::new();
@@ -64,6 +79,36 @@ pub(crate) fn run(shared: &Arc<Shared>, gently: bool) -> Result<ScrubReport, Jou
     Ok(report)
 }
 
+/// Pauses for as long, or until the journal is closed, which is an error.
+fn pause(shared: &Shared, pause: Duration) -> Result<(), JournalError> {
+    let until = Instant::now() + pause;
+    loop {
+        if shared.closing.load(Ordering::Relaxed) {
+            return Err(JournalError::Closed);
+        }
+        shared.check()?;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        // Closing wakes this thread.
+        park_timeout(left);
+    }
+}
+
+fn wait_for_quiet(shared: &Shared) -> Result<(), JournalError> {
+    let started = Instant::now();
+    pause(shared, BEGINS_AFTER)?;
+    loop {
+        let before = shared.counters.groups.load(Ordering::Relaxed);
+        pause(shared, QUIET)?;
+        let quiet = shared.counters.groups.load(Ordering::Relaxed) == before;
+        if quiet || started.elapsed() >= BEGINS_ANYWAY_AFTER {
+            return Ok(());
+        }
+    }
+}
+
 fn walk(
     shared: &Arc<Shared>,
     segment: &Segment,
@@ -74,17 +119,13 @@ fn walk(
 ) -> Result<(), JournalError> {
     let io = |error| JournalError::io("reading a segment", error);
     let mut walk = Walk::new(segment, SEGMENT_HEADER_BYTES, until).map_err(io)?;
-    let mut steps = 0;
+    let (mut steps, mut groups) = (0, 0);
     while let Some(step) = walk.step().map_err(io)? {
         steps += 1;
         if steps % STEPS_PER_PAUSE == 0 {
-            if shared.closing.load(Ordering::Relaxed) {
-                return Err(JournalError::Closed);
-            }
-            shared.check()?;
-            if gently {
-                std::thread::sleep(PAUSE);
-            }
+            let before = std::mem::replace(&mut groups, shared.counters.groups.load(Ordering::Relaxed));
+            let idle_pause = if gently { PAUSE } else { Duration::ZERO };
+            pause(shared, if gently && groups != before { BUSY_PAUSE } else { idle_pause })?;
         }
         match step {
             Step::Record { offset, queue, seq, hash, bytes } => {

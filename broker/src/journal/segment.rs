@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::id::Digest;
@@ -30,7 +31,7 @@ pub(crate) struct Segment {
     /// The position of its first byte in the whole log.
     pub(crate) base: u64,
     /// Where it is.
-    pub(crate) path: PathBuf,
+    pub(crate) path: Arc<Path>,
 }
 
 /// What the first bytes of a segment say.
@@ -147,6 +148,30 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     result
 }
 
+/// The beginning of a file, as far as it went into a hash.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hashed {
+    hasher: blake3::Hasher,
+    len: u64,
+}
+
+impl Hashed {
+    /// Reads on up to `until`, or to the end.
+    pub(crate) fn extend(&mut self, file: &File, until: u64) -> io::Result<()> {
+        let mut chunk = vec![0; HASH_CHUNK_BYTES];
+        while self.len < until {
+            let want = usize::try_from(until - self.len).unwrap_or(HASH_CHUNK_BYTES).min(HASH_CHUNK_BYTES);
+            let read = read_around(file, &mut chunk[..want], self.len)?;
+            if read == 0 {
+                break;
+            }
+            self.hasher.update(&chunk[..read]);
+            self.len += read as u64;
+        }
+        Ok(())
+    }
+}
+
 /// The segment that is being written.
 #[derive(Debug)]
 pub(crate) struct Appender {
@@ -169,24 +194,20 @@ impl Appender {
         sync_dir(&dir)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&header);
-        Ok(Self { segment: Segment { number, base, path }, file, len: SEGMENT_HEADER_BYTES, frames: 0, hasher })
+        Ok(Self {
+            segment: Segment { number, base, path: path.into() },
+            file,
+            len: SEGMENT_HEADER_BYTES,
+            frames: 0,
+            hasher,
+        })
     }
 
-    /// Goes on with `segment`, which holds `frames` frames and is good up to its end.
-    pub(crate) fn resume(segment: Segment, frames: u64) -> io::Result<Self> {
+    /// Goes on with `segment`, which holds `frames` frames and is good up to its end; `hashed` is its beginning.
+    pub(crate) fn resume(segment: Segment, frames: u64, mut hashed: Hashed) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(&segment.path)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut chunk = vec![0; HASH_CHUNK_BYTES];
-        let mut len = 0;
-        loop {
-            let read = read_around(&file, &mut chunk, len)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&chunk[..read]);
-            len += read as u64;
-        }
-        Ok(Self { segment, file, len, frames, hasher })
+        hashed.extend(&file, u64::MAX)?;
+        Ok(Self { segment, file, len: hashed.len, frames, hasher: hashed.hasher })
     }
 
     /// The segment.

@@ -10,15 +10,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use protocol::id::{Digest, Head, JobId, QueueKey};
 use tracing::{error, warn};
 
+use super::ahead::Ahead;
 use super::archive::Archived;
 use super::config::JournalConfig;
 use super::damage::{Quarantine, Quarantined};
 use super::error::JournalError;
 use super::events::{Progress, Store, StoreError};
-use super::fill::{self, FillError, Scope, fill};
+use super::fill::{self, FillError, Scope, Starts, fill};
 use super::inbox::Inbox;
 use super::open;
 use super::segment::Segment;
+use super::snapshot::Snapshots;
+use crate::histogram::Histogram;
 
 /// How often a broken store is made again in one life of the process; more means that the disk is no good.
 const HEALS_MAX: u32 = 3;
@@ -29,6 +32,7 @@ pub(crate) struct Counters {
     pub(crate) groups: AtomicU64,
     pub(crate) records: AtomicU64,
     pub(crate) syncs: AtomicU64,
+    pub(crate) sync_times: Histogram,
     pub(crate) rebuilds: AtomicU64,
     pub(crate) repairs: AtomicU64,
     pub(crate) scrubbed: AtomicBool,
@@ -59,6 +63,17 @@ struct Mark {
     ended: bool,
 }
 
+/// What opening a journal gives.
+pub(crate) struct Opened {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) written: u64,
+    pub(crate) store: Store,
+    pub(crate) progress: Progress,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) ahead: Arc<Ahead>,
+}
+
 /// What all parts of an open journal share.
 pub(crate) struct Shared {
     pub(crate) config: JournalConfig,
@@ -72,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) indexed_to: AtomicU64,
     /// Set when the journal is being closed.
     pub(crate) closing: AtomicBool,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) ahead: Arc<Ahead>,
     segments: RwLock<Arc<[Segment]>>,
     current: RwLock<Current>,
     /// Held by whoever asks the store, and alone while it knows only some of a queue.
@@ -84,14 +101,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        config: JournalConfig,
-        segments: Vec<Segment>,
-        written: u64,
-        store: Store,
-        progress: Progress,
-        quarantine: Quarantine,
-    ) -> Self {
+    /// What all parts of a journal that was just opened share.
+    pub(crate) fn new(config: JournalConfig, opened: Opened) -> Self {
+        let Opened { segments, written, store, progress, quarantine, snapshots, ahead } = opened;
         Self {
             config,
             inbox: Inbox::default(),
@@ -101,6 +113,8 @@ impl Shared {
             written: AtomicU64::new(written),
             indexed_to: AtomicU64::new(progress.position),
             closing: AtomicBool::new(false),
+            snapshots,
+            ahead,
             segments: RwLock::new(segments.into()),
             current: RwLock::new(Current { store: Some(store), generation: 0 }),
             gate: RwLock::default(),
@@ -113,6 +127,11 @@ impl Shared {
 
     pub(crate) fn data(&self) -> &Path {
         &self.config.dir
+    }
+
+    /// Where folds start from.
+    pub(crate) fn starts(&self) -> Starts<'_> {
+        Starts { snapshots: &self.snapshots, ahead: &self.ahead }
     }
 
     /// Nothing is taken or answered any more; told once.
@@ -256,7 +275,7 @@ impl Shared {
         let until = self.written.load(Ordering::Acquire);
         let made = open::make_store_after(&path).map_err(FillError::Store);
         let made = made.and_then(|store| {
-            fill(self.data(), &store, &self.segments(), until, Scope::Rest, &skip).map(|filled| (store, filled))
+            fill(self.starts(), &store, &self.segments(), until, Scope::Rest, &skip).map(|filled| (store, filled))
         });
         let (store, filled) = made.map_err(|error| {
             let text = format!("the event store cannot be made again: {error}");
@@ -309,7 +328,7 @@ impl Shared {
         let filled = self.change(&mut progress, |store, progress| {
             let known = store.head(queue).ok().flatten();
             store.forget(queue)?;
-            let filled = fill(self.data(), store, &segments, progress.position, Scope::Queue(queue), &|_| false);
+            let filled = fill(self.starts(), store, &segments, progress.position, Scope::Queue(queue), &|_| false);
             let filled = filled.map_err(|error| StoreError(error.to_string()))?;
             let records = filled.progress.records.saturating_sub(known.map_or(0, |head| head.seq));
             let progress = Progress { position: progress.position, records };

@@ -37,6 +37,11 @@ impl Tail {
         self.bytes += record_bytes;
     }
 
+    /// The same, with more behind it.
+    pub(crate) const fn after(self, events: u64, bytes: u64) -> Self {
+        Self { events: self.events + events, bytes: self.bytes + bytes, snapshot_bytes: self.snapshot_bytes }
+    }
+
     /// Whether it is time for a snapshot: more than 10,000 events and more than twice the last one's bytes.
     #[must_use]
     pub const fn wants_snapshot(&self) -> bool {
@@ -44,8 +49,77 @@ impl Tail {
     }
 }
 
-fn folder(data: &Path, queue: QueueKey) -> PathBuf {
-    data.join(SNAPSHOTS).join(queue.to_string())
+/// A state to fold on from, and what was folded into it since its snapshot.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// The state.
+    pub(crate) state: QueueState,
+    /// What came after the snapshot.
+    pub(crate) tail: Tail,
+}
+
+/// The snapshots of all queues, on disk.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    folder: PathBuf,
+}
+
+impl Snapshots {
+    /// The snapshots in a data folder.
+    pub(crate) fn new(data: &Path) -> Self {
+        Self { folder: data.join(SNAPSHOTS) }
+    }
+
+    fn of(&self, queue: QueueKey) -> PathBuf {
+        self.folder.join(queue.to_string())
+    }
+
+    /// Keeps `state`; returns its bytes' count.
+    pub(crate) fn save(&self, state: &QueueState) -> io::Result<u64> {
+        let folder = self.of(state.queue());
+        if !folder.is_dir() {
+            make_dir(&folder)?;
+            sync_dir(&self.folder)?;
+        }
+        let state_bytes = state.encode();
+        let mut bytes = Digest::of(&state_bytes).as_bytes().to_vec();
+        bytes.extend_from_slice(&state_bytes);
+        write_whole(&folder.join(format!("{:020}.state", state.head().seq)), &bytes)?;
+        let saved = list(&folder)?;
+        for (_, path) in saved.iter().rev().skip(KEPT) {
+            std::fs::remove_file(path)?;
+        }
+        Ok(state_bytes.len() as u64)
+    }
+
+    /// The states that are kept of `queue` and whole, newest first.
+    pub(crate) fn load(&self, queue: QueueKey) -> impl Iterator<Item = Start> {
+        let saved = list(&self.of(queue)).unwrap_or_default();
+        saved.into_iter().rev().filter_map(move |(seq, path)| {
+            let bytes = std::fs::read(path).ok()?;
+            let (digest, state_bytes) = bytes.split_first_chunk::<32>()?;
+            if Digest::of(state_bytes) != Digest::from_bytes(*digest) {
+                return None;
+            }
+            let state = QueueState::decode(state_bytes).ok()?;
+            let tail = Tail { snapshot_bytes: state_bytes.len() as u64, ..Tail::default() };
+            (state.queue() == queue && state.head().seq == seq).then_some(Start { state, tail })
+        })
+    }
+
+    /// The queues whose newest snapshot has at least `bytes_min`, the largest first; `queues_max` are looked at.
+    pub(crate) fn large(&self, bytes_min: u64, queues_max: usize) -> Vec<(QueueKey, u64)> {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
+        let newest = |entry: std::fs::DirEntry| {
+            let queue: QueueKey = entry.file_name().to_str()?.parse().ok()?;
+            let (_, path) = list(&entry.path()).ok()?.pop()?;
+            Some((queue, std::fs::metadata(path).ok()?.len()))
+        };
+        let mut found: Vec<_> = entries.take(queues_max).filter_map(|entry| newest(entry.ok()?)).collect();
+        found.retain(|(_, bytes)| *bytes >= bytes_min);
+        found.sort_unstable_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        found
+    }
 }
 
 fn list(folder: &Path) -> io::Result<Vec<(Seq, PathBuf)>> {
@@ -63,36 +137,4 @@ fn list(folder: &Path) -> io::Result<Vec<(Seq, PathBuf)>> {
     }
     found.sort_unstable();
     Ok(found)
-}
-
-/// Keeps `state`; returns its bytes' count.
-pub(crate) fn save(data: &Path, state: &QueueState) -> io::Result<u64> {
-    let folder = folder(data, state.queue());
-    if !folder.is_dir() {
-        make_dir(&folder)?;
-        sync_dir(&data.join(SNAPSHOTS))?;
-    }
-    let state_bytes = state.encode();
-    let mut bytes = Digest::of(&state_bytes).as_bytes().to_vec();
-    bytes.extend_from_slice(&state_bytes);
-    write_whole(&folder.join(format!("{:020}.state", state.head().seq)), &bytes)?;
-    let saved = list(&folder)?;
-    for (_, path) in saved.iter().rev().skip(KEPT) {
-        std::fs::remove_file(path)?;
-    }
-    Ok(state_bytes.len() as u64)
-}
-
-/// The states that are kept of `queue` and whole, newest first, with their bytes' count.
-pub(crate) fn load(data: &Path, queue: QueueKey) -> impl Iterator<Item = (QueueState, u64)> {
-    let saved = list(&folder(data, queue)).unwrap_or_default();
-    saved.into_iter().rev().filter_map(move |(seq, path)| {
-        let bytes = std::fs::read(path).ok()?;
-        let (digest, state_bytes) = bytes.split_first_chunk::<32>()?;
-        if Digest::of(state_bytes) != Digest::from_bytes(*digest) {
-            return None;
-        }
-        let state = QueueState::decode(state_bytes).ok()?;
-        (state.queue() == queue && state.head().seq == seq).then_some((state, state_bytes.len() as u64))
-    })
 }

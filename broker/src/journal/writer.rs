@@ -87,7 +87,9 @@ impl Writer {
 
     fn sync(&mut self) -> io::Result<()> {
         if self.dirty.take().is_some() {
+            let begun = Instant::now();
             self.appender.sync()?;
+            self.shared.counters.sync_times.add(begun.elapsed());
             self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

@@ -65,16 +65,18 @@ impl JobLog {
         Ok(self.tracks.insert(tracks))
     }
 
+    /// Adds lines; says how many of them were known already, or are of no use any more.
     pub(super) fn append(
         &mut self,
         kind: LogKind,
         run: RunNumber,
-        first: u64,
+        first: Option<u64>,
         lines: Vec<LogLine>,
-    ) -> Result<(), LogError> {
+    ) -> Result<usize, LogError> {
         let bytes_max = self.limits.job_bytes_max;
         let tracks = self.tracks()?;
-        let appended = tracks.of(kind).append(run, first, lines).and_then(|()| Ok(tracks.fit(bytes_max)?));
+        let appended =
+            tracks.of(kind).append(run, first, lines).and_then(|known| Ok(tracks.fit(bytes_max).map(|()| known)?));
         if appended.is_err() {
             self.tracks = None;
         }

@@ -48,26 +48,35 @@ impl Track {
         self.chunks.back().map_or(0, Chunk::end)
     }
 
-    pub(super) fn append(&mut self, run: RunNumber, first: u64, lines: Vec<LogLine>) -> Result<(), LogError> {
-        if first > INDEX_MAX {
+    /// Adds lines, of which the first has that number in its run; not said: the next. Says how many of them were known already,
+    /// or are of no use any more.
+    pub(super) fn append(
+        &mut self,
+        run: RunNumber,
+        first: Option<u64>,
+        lines: Vec<LogLine>,
+    ) -> Result<usize, LogError> {
+        if let Some(first) = first.filter(|first| *first > INDEX_MAX) {
             return Err(LogError::BadFirst(first));
         }
         let (known, expected) = self.chunks.back().map_or((run, 0), |last| (last.name.run, last.next_index()));
         if run < known {
-            return Ok(());
+            return Ok(lines.len());
         }
         let expected = if run == known { expected } else { 0 };
+        let first = first.unwrap_or(expected);
         let repeated = usize::try_from(expected.saturating_sub(first)).unwrap_or(usize::MAX);
         let encoded: Vec<Vec<u8>> =
             lines.into_iter().skip(repeated).map(|line| encode(&cut(line, self.limits.line_bytes_max))).collect();
         if encoded.is_empty() {
-            return Ok(());
+            return Ok(repeated);
         }
         let index = first.max(expected);
         if run != known || index != expected || self.chunks.is_empty() {
             self.begin(run, index, self.end() + (index - expected))?;
         }
-        Ok(self.write(&encoded)?)
+        self.write(&encoded)?;
+        Ok(repeated)
     }
 
     fn write(&mut self, mut encoded: &[Vec<u8>]) -> io::Result<()> {

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use protocol::definition::Needs;
 use protocol::event::{RunOutcome, Via};
-use protocol::id::WorkerId;
-use protocol::id::{Digest, ImageId, JobId, Namespace, RunNumber};
+use protocol::id::{Digest, ImageId, JobId, Namespace, RunNumber, UnixMillis, WorkerId};
 use protocol::native::{Capacity, HeldRun, StopReason, WorkerHello};
 
 use crate::journal::Archived;
@@ -53,6 +52,13 @@ pub enum Command {
         /// The worker.
         hello: WorkerHello,
     },
+    /// A worker of the original's kind said who it is: it takes jobs by itself. The same again changes nothing.
+    Register {
+        /// What stands for its sockets.
+        session: SessionId,
+        /// The worker.
+        hello: WorkerHello,
+    },
     /// A worker's socket closed.
     Disconnect {
         /// The socket.
@@ -66,6 +72,15 @@ pub enum Command {
         free: Capacity,
         /// How many grants it had seen on this socket.
         grants_seen: u64,
+    },
+    /// A worker of the original's kind says that it has begun to run a job, or reminds of it.
+    ClaimJob {
+        /// What stands for its sockets.
+        session: SessionId,
+        /// The job.
+        job: JobId,
+        /// When it began, by its own clock: with the worker this names the attempt.
+        at: UnixMillis,
     },
     /// A worker says which of its runs are alive.
     Renew {
@@ -87,11 +102,13 @@ pub enum Command {
         session: SessionId,
         /// The run.
         run: HeldRun,
+        /// Whether it only had no room left.
+        busy: bool,
     },
     /// The broker itself gives a waiting or running job up, because it cannot be run at all.
     Abandon {
-        /// The job.
-        job: JobId,
+        /// Its newest run; when there is a newer one, nothing is done.
+        run: HeldRun,
         /// Why.
         why: String,
     },
@@ -119,6 +136,8 @@ pub struct Submit {
     pub priority: i32,
     /// Whether debug output is wanted.
     pub debug: bool,
+    /// Whether a job that has ended without success runs again.
+    pub retry: bool,
     /// How it came in.
     pub via: Via,
     /// What is kept of the job when it has left the queue.
@@ -179,6 +198,11 @@ pub enum Answer {
     Connected {
         /// Them.
         gone: Vec<HeldRun>,
+    },
+    /// To [`Command::Claim`]: how many runs the socket was granted so far.
+    Claimed {
+        /// That many.
+        granted: u64,
     },
 }
 

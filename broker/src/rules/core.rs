@@ -1,10 +1,13 @@
 //! One queue's state and presence, and the one way in: a command and the time go in, records and effects come out.
 
+mod original;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protocol::event::{Event, LostReason};
-use protocol::id::{JobId, QueueKey, UnixMillis, WorkerId};
+use protocol::explain::Explanation;
+use protocol::id::{Digest, JobId, QueueKey, UnixMillis, WorkerId};
 use protocol::native::{Capacity, HeldRun, StopReason, WorkerHello};
 use protocol::queue::{Job, QueueState, Status};
 use protocol::record::{RECORD_VERSION, Record, chain};
@@ -12,9 +15,13 @@ use protocol::record::{RECORD_VERSION, Record, chain};
 use super::command::{Answer, CancelBefore, Command, Effect, Grant, Rejection, SessionId};
 use super::decide::{self, Decision};
 use super::due;
+use super::explain;
+use super::hold::Holds;
 use super::limits::Limits;
+use super::line::{Kind, Line};
 use super::presence::Presence;
-use super::settle::{self, Look};
+use super::recent::RecentRuns;
+use super::settle::{self, Grid, Look, Pass};
 use crate::journal::{Archived, Body, EncodedRecord};
 
 /// What a command came to: records to store, then effects to carry out, then the answer.
@@ -38,7 +45,10 @@ pub struct Core {
     state: QueueState,
     presence: Presence,
     limits: Limits,
+    line: Line,
+    holds: Holds,
     look: Look,
+    recent: RecentRuns,
 }
 
 impl Core {
@@ -46,7 +56,8 @@ impl Core {
     #[must_use]
     pub fn new(state: QueueState, limits: Limits, now: UnixMillis) -> Self {
         let presence = Presence::after_restart(&state, now);
-        Self { state, presence, limits, look: Look::Nowhere }
+        let (line, holds, look, recent) = (Line::of(&state), Holds::default(), Look::default(), RecentRuns::default());
+        Self { state, presence, limits, line, holds, look, recent }
     }
 
     /// The state, with everything decided so far.
@@ -70,7 +81,18 @@ impl Core {
     /// When a [`Command::Tick`] will next do something.
     #[must_use]
     pub fn due(&self) -> Option<UnixMillis> {
-        due::next(&self.state, &self.presence, &self.limits)
+        let hold = self.holds.due(&self.state, &self.line, &self.presence, &self.limits);
+        due::next(&self.state, &self.presence, &self.limits).into_iter().chain(hold).min()
+    }
+
+    /// Why a job stands where it stands; [`Standing::Unknown`](protocol::explain::Standing::Unknown) when it is not in the state.
+    #[must_use]
+    pub fn explain(&self, job: JobId, now: UnixMillis) -> Explanation {
+        explain::explain(&self.grid(), &self.recent, job, now.max(self.state.at_ms()))
+    }
+
+    const fn grid(&self) -> Grid<'_> {
+        Grid { state: &self.state, line: &self.line, presence: &self.presence, holds: &self.holds }
     }
 
     /// Carries a command out.
@@ -82,6 +104,7 @@ impl Core {
         // A clock that was set back must not make history go backwards.
         let now = now.max(self.state.at_ms());
         let mut step = Step::default();
+        let mut claimed = None;
         match command {
             Command::Submit(submit) => {
                 let decision = decide::submit(&self.state, &submit, &self.limits)?;
@@ -105,12 +128,16 @@ impl Core {
                 self.record(events.into(), now, &mut step);
             }
             Command::Connect { session, hello } => self.connect(session, hello, now, &mut step),
+            Command::Register { session, hello } => self.register(session, hello, now, &mut step),
             Command::Disconnect { session } => {
                 if self.presence.disconnect(session, now) {
                     step.effects.push(Effect::PresenceChanged);
                 }
             }
-            Command::Claim { session, free, grants_seen } => self.claim(session, free, grants_seen)?,
+            Command::Claim { session, free, grants_seen } => {
+                claimed = Some(self.claim(session, free, grants_seen)?);
+            }
+            Command::ClaimJob { session, job, at } => self.claim_job(session, job, at, now, &mut step)?,
             Command::Renew { session, runs } => {
                 let worker = self.worker_of(session)?.clone();
                 for run in runs {
@@ -124,25 +151,28 @@ impl Core {
                 let decision = decide::finish(&self.state, &worker, &finish)?;
                 self.record(decision, now, &mut step);
             }
-            Command::HandBack { session, run } => {
+            Command::HandBack { session, run, busy } => {
                 let worker = self.worker_of(session)?.clone();
                 let Some(job) = self.state.job(run.job).filter(|job| is_running(job) && job.holds(run.run, &worker))
                 else {
                     return Err(Rejection::StaleRun(run));
                 };
                 let decision = decide::lose(run.job, job, LostReason::HandedBack, &self.limits, now);
-                self.presence.hand_back(&worker, run.job, now);
+                self.presence.hand_back(&worker, run.job, busy, now);
                 self.record(decision, now, &mut step);
             }
-            Command::Abandon { job, why } => {
-                if let Some(found) = self.state.job(job).filter(|job| job.is_live()) {
-                    let decision = decide::abandon(job, found, &why, now);
+            Command::Abandon { run, why } => {
+                if let Some(found) = self.state.job(run.job).filter(|job| job.is_live() && job.run == run.run) {
+                    let decision = decide::abandon(run.job, found, &why, now);
                     self.record(decision, now, &mut step);
                 }
             }
             Command::Tick => self.tick(now, &mut step),
         }
         self.settle(now, &mut step);
+        if let Some(worker) = claimed {
+            step.answer = Answer::Claimed { granted: self.presence.granted(&worker) };
+        }
         Ok(step)
     }
 
@@ -161,11 +191,14 @@ impl Core {
         self.presence.worker_of(session).ok_or(Rejection::NotAWorker)
     }
 
-    fn claim(&mut self, session: SessionId, free: Capacity, grants_seen: u64) -> Result<(), Rejection> {
+    /// Takes a worker's word for what it has free; what that leads to follows when everything settles.
+    fn claim(&mut self, session: SessionId, free: Capacity, grants_seen: u64) -> Result<WorkerId, Rejection> {
         let worker = self.worker_of(session)?.clone();
         self.presence.claim(&worker, free, grants_seen);
-        self.look = Look::Everywhere;
-        Ok(())
+        // Who is kept from which worker may depend on any of them.
+        self.look.everywhere |= !self.holds.is_empty();
+        self.look.workers.insert(worker.clone());
+        Ok(worker)
     }
 
     /// A worker came (back): its runs go on, those it does not know any more are lost at once.
@@ -209,7 +242,8 @@ impl Core {
         let events = due::departures(&self.state, &self.presence, &self.limits, now);
         self.record(events.into(), now, step);
         self.presence.offer_again(now);
-        self.look = Look::Everywhere;
+        self.look.everywhere = true;
+        self.holds.keep(&self.state, &self.line, &self.presence, &self.limits, now);
     }
 
     fn lose(&mut self, id: JobId, why: LostReason, now: UnixMillis, step: &mut Step) {
@@ -224,10 +258,17 @@ impl Core {
         while let Some(events) = settle::eviction(&self.state, now) {
             self.record(events.into(), now, step);
         }
-        while let Some(Grant { job, run, worker }) = settle::grant(&self.state, &self.presence, &self.look, now) {
-            self.record(vec![Event::RunClaimed { job, run, worker }].into(), now, step);
+        loop {
+            let mut pass = Pass::begin(std::mem::take(&mut self.look), &self.grid());
+            while let Some(Grant { job, run, worker }) = pass.next(&self.grid(), now) {
+                self.record(vec![Event::RunClaimed { job, run, worker }].into(), now, step);
+            }
+            let Self { state, line, presence, limits, .. } = self;
+            if self.holds.is_empty() || !self.holds.let_go(state, line, presence, limits, now) {
+                break;
+            }
+            self.look.everywhere = true;
         }
-        self.look = Look::Nowhere;
     }
 
     /// Turns facts into records, folds them, and notes what is to be done about them.
@@ -239,9 +280,30 @@ impl Core {
             let record = Record { v: RECORD_VERSION, seq, at_ms: now, event };
             let bytes: Arc<[u8]> = record.encode().into();
             let hash = chain(&self.state.head().hash, &bytes);
-            self.state.apply(&record, hash);
+            self.fold(&record, hash);
             step.records.push(EncodedRecord { seq, hash, bytes });
             self.react_after(&record.event, now, step);
+        }
+    }
+
+    /// Folds a record, and lets the line follow what it changes.
+    fn fold(&mut self, record: &Record, hash: Digest) {
+        let id = record.event.job();
+        if let Some((id, job)) = id.and_then(|id| Some((id, self.state.job(id)?))) {
+            // Who is kept from a worker may be first now. Grants only move others back.
+            let is_granted = matches!(record.event, Event::RunClaimed { .. });
+            self.look.everywhere |= job.is_live() && !is_granted && !self.holds.is_empty();
+            self.line.remove(id, job);
+            if matches!(record.event, Event::RunFinished { .. }) && is_running(job) {
+                self.recent.push(record.at_ms.since(job.changed_at_ms));
+            }
+        }
+        self.state.apply(record, hash);
+        if let Some((id, job)) = id.and_then(|id| Some((id, self.state.job(id)?))) {
+            self.line.insert(id, job);
+            if matches!(record.event, Event::RunClaimed { .. }) {
+                self.line.charge(job);
+            }
         }
     }
 
@@ -273,15 +335,19 @@ impl Core {
             | Event::Checkpoint { .. } => return,
         }
         self.presence.end(newest);
+        self.presence.forget_begin(id);
     }
 
     fn react_after(&mut self, event: &Event, now: UnixMillis, step: &mut Step) {
         match event {
-            Event::JobQueued { job, .. } | Event::JobRequeued { job } => self.look.also_at(*job),
+            Event::JobQueued { job, .. } | Event::JobRequeued { job } => {
+                let kind = self.state.job(*job).and_then(|job| self.line.kind(&Kind::of(&job.needs)));
+                self.look.kinds.extend(kind.cloned());
+            }
             Event::RunClaimed { job: id, run, worker } => {
                 let Some(job) = self.state.job(*id) else { return };
                 let run = HeldRun { job: *id, run: *run };
-                self.presence.grant(worker, run, &job.needs, now);
+                self.presence.grant(worker, run, Kind::of(&job.needs), now);
                 if let Some(session) = self.presence.session_of(worker) {
                     step.effects.push(Effect::Grant { session, run, body: job.body, debug: job.debug });
                 }
@@ -290,6 +356,7 @@ impl Core {
             Event::RunLost { job, run, .. } => self.presence.end(HeldRun { job: *job, run: *run }),
             Event::RunFinished { job, run, .. } => {
                 self.presence.end(HeldRun { job: *job, run: *run });
+                self.presence.forget_begin(*job);
                 step.effects.push(Effect::Ended { job: *job });
             }
             Event::JobAbandoned { job, .. } | Event::JobCancelled { job, .. } | Event::JobReplaced { job, .. } => {
@@ -322,6 +389,23 @@ impl Core {
         let mut step = Step::default();
         self.record(vec![Event::PresenceReset {}].into(), now.max(self.state.at_ms()), &mut step);
         Some(step)
+    }
+}
+
+#[cfg(test)]
+impl Core {
+    /// Whether the line holds what it would hold if it were made anew, turns aside.
+    pub(super) fn line_follows_state(&self) -> bool {
+        let shape = |line: &Line| {
+            let jobs = |kind| line.lanes(kind).flat_map(|(_, places)| places).collect::<BTreeSet<_>>();
+            line.kinds().map(|kind| (kind.clone(), jobs(kind))).collect::<Vec<_>>()
+        };
+        shape(&self.line) == shape(&Line::of(&self.state)) && self.line.is_sound()
+    }
+
+    /// A job that waits although a worker has room that is not kept from it.
+    pub(super) fn left_waiting(&self, now: UnixMillis) -> Option<Grant> {
+        Pass::begin(Look { everywhere: true, ..Look::default() }, &self.grid()).next(&self.grid(), now)
     }
 }
 

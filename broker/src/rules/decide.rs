@@ -1,6 +1,6 @@
 //! Which facts a command makes, or why it is refused. Reads the state, changes nothing.
 
-use protocol::event::{Event, LostReason};
+use protocol::event::{Event, LostReason, RunOutcome};
 use protocol::id::{Digest, JobId, Namespace, UnixMillis, WorkerId};
 use protocol::native::HeldRun;
 use protocol::queue::{Job, QueueState, Status};
@@ -28,6 +28,7 @@ pub(super) fn submit(state: &QueueState, submit: &Submit, limits: &Limits) -> Re
     let Submit { job: id, namespace, .. } = submit;
     let known = state.job(*id).map(|job| (job, &job.status));
     match known {
+        Some((job, status)) if submit.retry && is_failure(status) => queue(state, submit, job.run, limits),
         Some((job, Status::Queued { .. } | Status::Running {} | Status::Finished { .. })) => {
             join(state, *id, job, namespace, limits).map(Decision::from)
         }
@@ -36,9 +37,23 @@ pub(super) fn submit(state: &QueueState, submit: &Submit, limits: &Limits) -> Re
             queue(state, submit, job.run, limits)
         }
         None => match &submit.archived {
+            Some(kept) if submit.retry && is_failure(&kept.status) => queue(state, submit, kept.run, limits),
             Some(kept) => recall(state, submit, kept, limits),
             None => queue(state, submit, 0, limits),
         },
+    }
+}
+
+/// Whether a job ended with a result that is no success: it could not be run, ran out of time, or its program said that it failed.
+const fn is_failure(status: &Status) -> bool {
+    match status {
+        Status::Finished { outcome: RunOutcome::Error | RunOutcome::TimedOut, .. } => true,
+        Status::Finished { outcome: RunOutcome::Success, exit_code, .. } => !matches!(exit_code, None | Some(0)),
+        Status::Queued { .. }
+        | Status::Running {}
+        | Status::Cancelled { .. }
+        | Status::Replaced { .. }
+        | Status::Deleted {} => false,
     }
 }
 
@@ -71,7 +86,7 @@ fn recall(state: &QueueState, submit: &Submit, kept: &Archived, limits: &Limits)
 
 /// A job that left with a result, back in the queue for `namespace`; `None` when it left without one.
 fn recalled(job: JobId, kept: &Archived, namespace: &Namespace) -> Option<Event> {
-    let Status::Finished { outcome, result, .. } = kept.status else { return None };
+    let Status::Finished { outcome, result, exit_code, .. } = kept.status else { return None };
     Some(Event::JobRecalled {
         job,
         body: kept.body,
@@ -82,6 +97,7 @@ fn recalled(job: JobId, kept: &Archived, namespace: &Namespace) -> Option<Event>
         worker: kept.worker.clone(),
         outcome,
         result,
+        exit_code,
     })
 }
 

@@ -7,6 +7,8 @@ pub struct Limits {
     pub lease_ms: u64,
     /// After how many lost runs a job is abandoned.
     pub lost_runs_max: u32,
+    /// How long a waiting job may be passed by before a worker is kept free for it, in milliseconds.
+    pub overtaken_ms: u64,
     /// How many jobs may wait and run in one queue.
     pub live_jobs_max: usize,
     /// How many namespaces may want one job.
@@ -20,10 +22,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Long enough for a laptop to change its network.
+            // A worker on a lossy link, or a laptop that changes its network, is back well within this; a lost machine's jobs
+            // do not wait long.
             lease_ms: 30_000,
             // A job that takes three workers down is the job's fault.
             lost_runs_max: 3,
+            // Most jobs take less: usually room comes by itself before a worker has to be kept idle.
+            overtaken_ms: 60_000,
             // About 50 MB of state.
             live_jobs_max: 100_000,
             namespaces_max: 64,

@@ -2,14 +2,15 @@
 //!
 //! A restart loses all of it and gives every running job a full lease, so that workers can come back and carry on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use protocol::definition::Needs;
-use protocol::id::{JobId, UnixMillis, WorkerId};
+use protocol::id::{JobId, RunNumber, UnixMillis, WorkerId};
 use protocol::native::{Capacity, HeldRun, WorkerHello, WorkerView};
 use protocol::queue::QueueState;
 
 use super::command::SessionId;
+use super::line::Kind;
 
 /// Thousandths of a CPU that a job takes which states nothing: one whole CPU, so that `--cpus` bounds how many run at once.
 pub const CPUS_MILLI_DEFAULT: u32 = 1000;
@@ -23,22 +24,30 @@ const HANDED_BACK_MAX: usize = 256;
 /// How many grants a worker may be given that it has not seen: they wait in its socket's line, with their definitions.
 pub(crate) const UNSEEN_GRANTS_MAX: usize = 512;
 
-/// Whether a job fits into what is free.
-#[must_use]
-pub fn fits(needs: &Needs, free: &Capacity) -> bool {
-    needs.cpus_milli.unwrap_or(CPUS_MILLI_DEFAULT) <= free.cpus_milli
-        && needs.gpus <= free.gpus
-        && match (needs.memory_bytes, free.memory_bytes) {
+/// Whether a job of that kind fits into what is free.
+pub(crate) fn fits(kind: &Kind, free: &Capacity) -> bool {
+    kind.cpus_milli <= free.cpus_milli
+        && kind.gpus <= free.gpus
+        && match (kind.memory_bytes, free.memory_bytes) {
             (Some(needed), Some(free)) => needed <= free,
             (None, _) | (_, None) => true,
         }
 }
 
-fn less(free: &Capacity, needs: &Needs) -> Capacity {
+fn less(free: &Capacity, kind: &Kind) -> Capacity {
     Capacity {
-        cpus_milli: free.cpus_milli.saturating_sub(needs.cpus_milli.unwrap_or(CPUS_MILLI_DEFAULT)),
-        memory_bytes: free.memory_bytes.map(|free| free.saturating_sub(needs.memory_bytes.unwrap_or(0))),
-        gpus: free.gpus.saturating_sub(needs.gpus),
+        cpus_milli: free.cpus_milli.saturating_sub(kind.cpus_milli),
+        memory_bytes: free.memory_bytes.map(|free| free.saturating_sub(kind.memory_bytes.unwrap_or(0))),
+        gpus: free.gpus.saturating_sub(kind.gpus),
+    }
+}
+
+/// What is free when a run has ended too.
+pub(crate) fn more(free: &Capacity, kind: &Kind) -> Capacity {
+    Capacity {
+        cpus_milli: free.cpus_milli.saturating_add(kind.cpus_milli),
+        memory_bytes: free.memory_bytes.map(|free| free.saturating_add(kind.memory_bytes.unwrap_or(0))),
+        gpus: free.gpus.saturating_add(kind.gpus),
     }
 }
 
@@ -48,31 +57,57 @@ pub(crate) struct Worker {
     pub(crate) hello: WorkerHello,
     pub(crate) session: Option<SessionId>,
     pub(crate) silent_since: Option<UnixMillis>,
+    /// It is of the original's kind: nothing is granted to it, it takes what waits.
+    pub(crate) takes_by_itself: bool,
     /// What it said it has free, less what it was granted since.
     pub(crate) free: Capacity,
     grants: u64,
-    unseen: VecDeque<(u64, Needs)>,
-    handed_back: BTreeMap<JobId, UnixMillis>,
+    unseen: VecDeque<(u64, Kind)>,
+    handed_back: BTreeMap<JobId, HandedBack>,
 }
 
 impl Worker {
     /// Whether it has room for such a job.
-    pub(crate) fn fits_now(&self, needs: &Needs) -> bool {
+    pub(crate) fn fits_now(&self, kind: &Kind) -> bool {
         self.session.is_some()
             && self.unseen.len() < UNSEEN_GRANTS_MAX
-            && fits(needs, &self.free)
-            && self.tags_match(needs)
+            && fits(kind, &self.free)
+            && self.tags_match(kind)
     }
 
-    /// Whether it would run the job now.
-    pub(crate) fn takes(&self, job: JobId, needs: &Needs, now: UnixMillis) -> bool {
-        self.fits_now(needs) && self.handed_back.get(&job).is_none_or(|until| *until <= now)
+    /// Whether it would have room for such a job with nothing else to do.
+    pub(crate) fn could_fit(&self, kind: &Kind) -> bool {
+        self.session.is_some() && !self.takes_by_itself && fits(kind, &self.hello.total) && self.tags_match(kind)
+    }
+
+    /// Whether it may be offered the job, which it has not just handed back.
+    pub(crate) fn may_have(&self, job: JobId, now: UnixMillis) -> bool {
+        self.handed_back.get(&job).is_none_or(|handed_back| match handed_back {
+            HandedBack::Until(until) => *until <= now,
+            HandedBack::UntilClaim => false,
+        })
+    }
+
+    fn forget_handed_back(&mut self, now: UnixMillis) {
+        self.handed_back.retain(|_, handed_back| match handed_back {
+            HandedBack::Until(until) => *until > now,
+            HandedBack::UntilClaim => true,
+        });
     }
 
     /// A worker started with tags takes only jobs that have one of them; one without takes any, as in the original.
-    fn tags_match(&self, needs: &Needs) -> bool {
-        self.hello.tags.is_empty() || needs.tags.iter().any(|tag| self.hello.tags.contains(tag))
+    pub(crate) fn tags_match(&self, kind: &Kind) -> bool {
+        self.hello.tags.is_empty() || kind.tags.iter().any(|tag| self.hello.tags.contains(tag))
     }
+}
+
+/// For how long a worker is not offered a job that it handed back.
+#[derive(Clone, Copy, Debug)]
+enum HandedBack {
+    /// It could not start it.
+    Until(UnixMillis),
+    /// It only had no room left: until it says again what it has.
+    UntilClaim,
 }
 
 /// Who is there.
@@ -80,8 +115,12 @@ impl Worker {
 pub struct Presence {
     workers: BTreeMap<WorkerId, Worker>,
     sessions: BTreeMap<SessionId, WorkerId>,
+    /// Connected workers with something free, those with most of it first, so that work spreads over machines.
+    free: BTreeSet<(Reverse<u32>, WorkerId)>,
     /// When each live run was last heard of.
     heard: BTreeMap<HeldRun, UnixMillis>,
+    /// When the newest runs that workers took by themselves began, as those say. Kept until the job is over or claimed anew.
+    began: BTreeMap<JobId, (RunNumber, UnixMillis)>,
 }
 
 impl Presence {
@@ -106,6 +145,28 @@ impl Presence {
         self.workers.iter()
     }
 
+    pub(crate) fn worker(&self, id: &WorkerId) -> Option<&Worker> {
+        self.workers.get(id)
+    }
+
+    /// The workers with room for a job of that kind, those with the most free first.
+    pub(crate) fn with_room(&self, kind: &Kind) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        let free = self.free.iter().take_while(|(Reverse(cpus), _)| *cpus >= kind.cpus_milli.max(1));
+        free.filter_map(|(_, id)| Some((id, self.workers.get(id)?))).filter(|(_, worker)| worker.fits_now(kind))
+    }
+
+    /// Sets what a worker has free, and where it stands among those that have.
+    fn set_free(&mut self, id: &WorkerId, free: Capacity) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if worker.free.cpus_milli > 0 {
+            self.free.remove(&(Reverse(worker.free.cpus_milli), id.clone()));
+        }
+        worker.free = free;
+        if free.cpus_milli > 0 && worker.session.is_some() {
+            self.free.insert((Reverse(free.cpus_milli), id.clone()));
+        }
+    }
+
     /// Whether anyone is connected or kept a place.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -119,6 +180,7 @@ impl Presence {
         if let Some(older) = older {
             self.sessions.remove(&older);
         }
+        self.set_free(&id, Capacity::default());
         self.sessions.insert(session, id.clone());
         self.workers.insert(
             id,
@@ -126,6 +188,7 @@ impl Presence {
                 hello,
                 session: Some(session),
                 silent_since: None,
+                takes_by_itself: false,
                 free: Capacity::default(),
                 grants: 0,
                 unseen: VecDeque::new(),
@@ -138,15 +201,16 @@ impl Presence {
     /// A worker's socket closed; its runs keep their leases.
     pub(crate) fn disconnect(&mut self, session: SessionId, now: UnixMillis) -> bool {
         let Some(id) = self.sessions.remove(&session) else { return false };
+        self.set_free(&id, Capacity::default());
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.session = None;
             worker.silent_since = Some(now);
-            worker.free = Capacity::default();
         }
         true
     }
 
     pub(crate) fn forget(&mut self, id: &WorkerId) {
+        self.set_free(id, Capacity::default());
         if let Some(session) = self.workers.remove(id).and_then(|worker| worker.session) {
             self.sessions.remove(&session);
         }
@@ -158,26 +222,58 @@ impl Presence {
         while worker.unseen.front().is_some_and(|(number, _)| *number <= grants_seen) {
             worker.unseen.pop_front();
         }
-        worker.free = worker.unseen.iter().fold(free, |free, (_, needs)| less(&free, needs));
+        worker.handed_back.retain(|_, handed_back| matches!(handed_back, HandedBack::Until(_)));
+        let free = worker.unseen.iter().fold(free, |free, (_, kind)| less(&free, kind));
+        self.set_free(id, free);
+    }
+
+    /// How many runs a worker was granted on its socket.
+    pub(crate) fn granted(&self, id: &WorkerId) -> u64 {
+        self.workers.get(id).map_or(0, |worker| worker.grants)
     }
 
     /// A run was granted.
-    pub(crate) fn grant(&mut self, id: &WorkerId, run: HeldRun, needs: &Needs, now: UnixMillis) {
+    pub(crate) fn grant(&mut self, id: &WorkerId, run: HeldRun, kind: Kind, now: UnixMillis) {
         self.heard.insert(run, now);
-        if let Some(worker) = self.workers.get_mut(id) {
-            worker.grants += 1;
-            worker.unseen.push_back((worker.grants, needs.clone()));
-            worker.free = less(&worker.free, needs);
+        let Some(worker) = self.workers.get_mut(id).filter(|worker| !worker.takes_by_itself) else { return };
+        worker.grants += 1;
+        let free = less(&worker.free, &kind);
+        worker.unseen.push_back((worker.grants, kind));
+        self.set_free(id, free);
+    }
+
+    /// A worker handed a job back: because it cannot start it, or (`busy`) because it has no room left, whatever it claimed.
+    pub(crate) fn hand_back(&mut self, id: &WorkerId, job: JobId, busy: bool, now: UnixMillis) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        worker.forget_handed_back(now);
+        if worker.handed_back.len() < HANDED_BACK_MAX {
+            let until = if busy { HandedBack::UntilClaim } else { HandedBack::Until(now.plus(HANDED_BACK_MS)) };
+            worker.handed_back.insert(job, until);
+        }
+        if busy {
+            self.set_free(id, Capacity::default());
         }
     }
 
-    pub(crate) fn hand_back(&mut self, id: &WorkerId, job: JobId, now: UnixMillis) {
+    /// The worker takes jobs by itself.
+    pub(crate) fn takes_by_itself(&mut self, id: &WorkerId) {
         if let Some(worker) = self.workers.get_mut(id) {
-            worker.handed_back.retain(|_, until| *until > now);
-            if worker.handed_back.len() < HANDED_BACK_MAX {
-                worker.handed_back.insert(job, now.plus(HANDED_BACK_MS));
-            }
+            worker.takes_by_itself = true;
         }
+    }
+
+    /// A worker took a run by itself and says when that was.
+    pub(crate) fn begin(&mut self, run: HeldRun, at: UnixMillis) {
+        self.began.insert(run.job, (run.run, at));
+    }
+
+    /// When the worker of a run says that it began, if it took the run by itself.
+    pub(crate) fn began(&self, run: HeldRun) -> Option<UnixMillis> {
+        self.began.get(&run.job).filter(|(number, _)| *number == run.run).map(|(_, at)| *at)
+    }
+
+    pub(crate) fn forget_begin(&mut self, job: JobId) {
+        self.began.remove(&job);
     }
 
     pub(crate) fn hear(&mut self, run: HeldRun, now: UnixMillis) {
@@ -209,7 +305,7 @@ impl Presence {
     /// Forgets what was handed back long enough ago: it may be offered to the same worker again.
     pub(crate) fn offer_again(&mut self, now: UnixMillis) {
         for worker in self.workers.values_mut() {
-            worker.handed_back.retain(|_, until| *until > now);
+            worker.forget_handed_back(now);
         }
     }
 
@@ -218,7 +314,11 @@ impl Presence {
         let runs = self.heard.values();
         let silent = self.workers.values().filter_map(|worker| worker.silent_since.as_ref());
         let lease = runs.chain(silent).min().map(|at| at.plus(lease_ms));
-        let offer = self.workers.values().flat_map(|worker| worker.handed_back.values()).min().copied();
+        let until = |handed_back: &HandedBack| match handed_back {
+            HandedBack::Until(until) => Some(*until),
+            HandedBack::UntilClaim => None,
+        };
+        let offer = self.workers.values().flat_map(|worker| worker.handed_back.values()).filter_map(until).min();
         lease.into_iter().chain(offer).min()
     }
 

@@ -1,11 +1,17 @@
 //! What follows from the state by itself after any change: superseded jobs leave their namespace, waiting jobs are granted.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
 use protocol::event::Event;
-use protocol::id::{JobId, Namespace, UnixMillis};
-use protocol::queue::{Job, QueueState, Status};
+use protocol::id::{JobId, Namespace, UnixMillis, WorkerId};
+use protocol::queue::{Job, QueueState};
 
 use super::command::Grant;
-use super::presence::Presence;
+use super::hold::Holds;
+use super::line::{Kind, Line, Turn};
+use super::presence::{Presence, Worker};
 
 /// A superseded job of at most this age goes at once, in milliseconds: a user is typing. The original's number.
 const YOUNG_MS: u64 = 20_000;
@@ -13,6 +19,8 @@ const YOUNG_MS: u64 = 20_000;
 const OLD_MS: u64 = 60_000;
 /// The grace of a job that is neither young nor old: it may be nearly done.
 const GRACE_MS: u64 = 4_000;
+/// How many waiting jobs of one kind are looked at for one that its workers have not just handed back.
+const HANDED_BACK_LOOKED_AT_MAX: usize = 1_024;
 /// The grace of an old job.
 const GRACE_OLD_MS: u64 = 8_000;
 
@@ -56,57 +64,109 @@ pub(super) fn eviction_due(state: &QueueState) -> Option<UnixMillis> {
 
 /// Which waiting jobs may have become grantable since everything was last settled.
 #[derive(Clone, Debug, Default)]
-pub(super) enum Look {
-    /// None: nothing came to wait and nothing became free.
-    #[default]
-    Nowhere,
-    /// These came to wait; all others have been looked at with what is free.
-    At(Vec<JobId>),
-    /// Any: something became free.
-    Everywhere,
+pub(super) struct Look {
+    /// Jobs of these kinds came to wait: all workers are looked at for them.
+    pub(super) kinds: Vec<Arc<Kind>>,
+    /// These said what they have: all jobs are looked at for them.
+    pub(super) workers: BTreeSet<WorkerId>,
+    /// Anything may be: time has passed, or a worker is not kept any more.
+    pub(super) everywhere: bool,
 }
 
-impl Look {
-    pub(super) fn also_at(&mut self, job: JobId) {
-        match self {
-            Self::Nowhere => *self = Self::At(vec![job]),
-            Self::At(jobs) => jobs.push(job),
-            Self::Everywhere => {}
+/// What a grant is chosen from.
+pub(super) struct Grid<'a> {
+    pub(super) state: &'a QueueState,
+    pub(super) line: &'a Line,
+    pub(super) presence: &'a Presence,
+    pub(super) holds: &'a Holds,
+}
+
+/// One pass over the waiting jobs, in the order of the line; jobs that do not fit are passed by. Grants only take room away and
+/// move turns back, so a kind that fits nobody stays out, and a turn that was seen can only have become later.
+pub(super) struct Pass {
+    turns: BinaryHeap<Reverse<(Turn, Arc<Kind>)>>,
+    /// The kind that was granted last: its next turn is not in yet.
+    granted: Option<Arc<Kind>>,
+}
+
+impl Pass {
+    pub(super) fn begin(look: Look, grid: &Grid<'_>) -> Self {
+        let Look { mut kinds, workers, everywhere } = look;
+        if everywhere {
+            kinds = grid.line.kinds().cloned().collect();
+        } else if !workers.is_empty() {
+            let workers: Vec<_> = workers.iter().filter_map(|id| grid.presence.worker(id)).collect();
+            kinds.extend(grid.line.kinds().filter(|kind| workers.iter().any(|worker| worker.fits_now(kind))).cloned());
         }
+        kinds.sort_unstable();
+        kinds.dedup();
+        let mut pass = Self { turns: BinaryHeap::with_capacity(kinds.len()), granted: None };
+        kinds.into_iter().for_each(|kind| pass.enter(kind, grid));
+        pass
+    }
+
+    fn enter(&mut self, kind: Arc<Kind>, grid: &Grid<'_>) {
+        if let Some(turn) = grid.line.first(&kind)
+            && grid.presence.with_room(&kind).next().is_some()
+        {
+            self.turns.push(Reverse((turn.clone(), kind)));
+        }
+    }
+
+    /// The next grant. The caller carries it out before it asks again.
+    pub(super) fn next(&mut self, grid: &Grid<'_>, now: UnixMillis) -> Option<Grant> {
+        if let Some(kind) = self.granted.take() {
+            self.enter(kind, grid);
+        }
+        while let Some(Reverse((turn, kind))) = self.turns.pop() {
+            match grid.line.first(&kind) {
+                Some(first) if *first > turn => self.enter(kind, grid),
+                Some(_) => {
+                    let Some((turn, grant)) = grid.grant(&kind, now) else { continue };
+                    // Its first job may not be had yet, and others go before its next.
+                    if self.turns.peek().is_some_and(|Reverse((next, _))| *next < turn) {
+                        self.turns.push(Reverse((turn, kind)));
+                        continue;
+                    }
+                    self.granted = Some(kind);
+                    return Some(grant);
+                }
+                None => {}
+            }
+        }
+        None
     }
 }
 
-/// The first waiting job that a worker takes now: the order of the line, jobs that do not fit are passed by.
-pub(super) fn grant(state: &QueueState, presence: &Presence, look: &Look, now: UnixMillis) -> Option<Grant> {
-    let free: Vec<_> =
-        presence.workers().filter(|(_, worker)| worker.session.is_some() && worker.free.cpus_milli > 0).collect();
-    if free.is_empty() {
-        return None;
-    }
-    let granted = |(job, waiting): (JobId, &Job)| {
-        let takers = free.iter().filter(|(_, worker)| worker.takes(job, &waiting.needs, now));
-        // The one with the most room, so that work spreads over machines.
-        let (id, _) = takers.max_by_key(|(_, worker)| worker.free.cpus_milli)?;
-        Some(Grant { job, run: waiting.run + 1, worker: (*id).clone() })
-    };
-    match look {
-        Look::Nowhere => None,
-        Look::At(jobs) => jobs
-            .iter()
-            .filter_map(|id| state.job(*id).map(|job| (*id, job)))
-            .filter(|(_, job)| matches!(job.status, Status::Queued { .. }))
-            .find_map(granted),
-        // The first of each kind that someone takes; of those the first in line.
-        Look::Everywhere => {
-            let mut of_each_kind: Vec<_> = state
-                .waiting_alike()
-                .filter(|(needs, _)| free.iter().any(|(_, worker)| worker.fits_now(needs)))
-                .filter_map(|(_, mut jobs)| {
-                    jobs.find_map(|(place, job)| granted((place.job(), job)).map(|grant| (place, grant)))
-                })
-                .collect();
-            of_each_kind.sort_unstable_by_key(|(place, _)| *place);
-            of_each_kind.into_iter().next().map(|(_, grant)| grant)
+impl Grid<'_> {
+    /// The first job of a kind that a worker may have, with its turn and the worker.
+    fn grant(&self, kind: &Kind, now: UnixMillis) -> Option<(Turn, Grant)> {
+        // Workers are kept from whoever comes later in line: when all are kept from the first, they are kept from the others.
+        let first = self.line.first(kind)?;
+        self.presence.with_room(kind).find(|(id, _)| self.holds.admit(id, kind, first, self.line))?;
+        let mut left = HANDED_BACK_LOOKED_AT_MAX;
+        let mut best: Option<(Turn, WorkerId)> = None;
+        for (lane, places) in self.line.lanes(kind) {
+            // A namespace whose first job may not be had yet has a later turn with its next.
+            if left == 0 || best.as_ref().is_some_and(|(best, _)| best <= lane) {
+                break;
+            }
+            let found = places.take(left).find_map(|place| {
+                left -= 1;
+                let turn = lane.at(place);
+                let may = |(id, worker): &(&WorkerId, &Worker)| {
+                    worker.may_have(place.job(), now) && self.holds.admit(id, kind, &turn, self.line)
+                };
+                let worker = self.presence.with_room(kind).find(may)?.0.clone();
+                Some((turn, worker))
+            });
+            best = match (best, found) {
+                (Some(best), Some(found)) => Some(if found.0 < best.0 { found } else { best }),
+                (best, found) => best.or(found),
+            };
         }
+        let (turn, worker) = best?;
+        let job = turn.place.job();
+        Some((turn, Grant { job, run: self.state.job(job)?.run + 1, worker }))
     }
 }

@@ -1,6 +1,8 @@
 //! The rules as sentences, and the invariants over random commands.
 
 mod invariants;
+mod order;
+mod original;
 mod sentences;
 
 use std::sync::Arc;
@@ -54,6 +56,10 @@ impl Bench {
     }
 
     fn submit_with(&mut self, number: u8, ns: &str, needs: Needs, priority: i32) -> Result<Step, Rejection> {
+        self.submit_as(number, ns, needs, priority, false)
+    }
+
+    fn submit_as(&mut self, number: u8, ns: &str, needs: Needs, priority: i32, retry: bool) -> Result<Step, Rejection> {
         let archived = self.archive.get(&job(number)).filter(|_| self.core.state().job(job(number)).is_none()).cloned();
         self.handle(Command::Submit(Box::new(Submit {
             job: job(number),
@@ -63,6 +69,7 @@ impl Bench {
             needs,
             priority,
             debug: false,
+            retry,
             via: Via::Http,
             archived,
         })))
@@ -95,13 +102,24 @@ impl Bench {
     }
 
     fn finish(&mut self, session: u64, number: u8, run: u32) -> Result<Step, Rejection> {
+        self.end(session, number, run, RunOutcome::Success, Some(0))
+    }
+
+    fn end(
+        &mut self,
+        session: u64,
+        number: u8,
+        run: u32,
+        outcome: RunOutcome,
+        exit_code: Option<i64>,
+    ) -> Result<Step, Rejection> {
         let text: Arc<[u8]> = format!("{number} {run}").into_bytes().into();
         let finish = Finish {
             run: HeldRun { job: job(number), run },
-            outcome: RunOutcome::Success,
+            outcome,
             result: Digest::of(&text),
             text: Some(text),
-            exit_code: Some(0),
+            exit_code,
             image: None,
             duration_ms: Some(5),
         };

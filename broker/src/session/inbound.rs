@@ -8,10 +8,13 @@ use futures_util::{Stream, StreamExt};
 use protocol::codec::Encoding;
 use protocol::event::Via;
 use protocol::id::JobId;
-use protocol::native::{FinishedRun, FromBroker, HeldRun, LogKind, LogLine, LogStep, RequestId, Submission, ToBroker};
-use tokio::task::JoinHandle;
+use protocol::native::{
+    DEFINITIONS_ASKED_MAX, FinishedRun, FromBroker, HeldRun, LogKind, LogLine, LogStep, RequestId, Submission, ToBroker,
+};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
+use super::definitions::send_definitions;
 use super::logs::follow;
 use super::outbound::Shared;
 use crate::engine::outbox::{Outbox, Outgoing};
@@ -23,6 +26,9 @@ use crate::submission;
 /// How many logs one socket may follow: a page shows a few, a program may watch a few dozen.
 const FOLLOWED_MAX: usize = 64;
 
+/// How many requests for definitions one socket has carried out at a time: what is read from disk waits in memory to be sent.
+const READING_MAX: usize = 2;
+
 pub(super) struct Inbound {
     engine: Engine,
     queue: QueueHandle,
@@ -31,6 +37,8 @@ pub(super) struct Inbound {
     shared: Shared,
     encoding: Encoding,
     followed: HashMap<(JobId, LogKind), Follower>,
+    /// Tasks that read definitions; they end with the socket.
+    reading: JoinSet<()>,
 }
 
 /// Why a socket ends.
@@ -63,7 +71,7 @@ impl Inbound {
         shared: Shared,
         encoding: Encoding,
     ) -> Self {
-        Self { engine, queue, session, outbox, shared, encoding, followed: HashMap::new() }
+        Self { engine, queue, session, outbox, shared, encoding, followed: HashMap::new(), reading: JoinSet::new() }
     }
 
     /// Reads until the peer is gone or has to go; says why.
@@ -71,6 +79,7 @@ impl Inbound {
     where
         R: Stream<Item = Result<Message, SocketError>> + Unpin,
     {
+        // What is carried out is boxed: most sockets are idle most of the time, and each is as large as its largest step.
         loop {
             match tokio::time::timeout(silent_max, stream.next()).await {
                 Err(_) => {
@@ -87,8 +96,8 @@ impl Inbound {
                 }
                 Ok(Some(Err(_))) => return Goodbye { code: "broken", message: "the connection broke" },
                 Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
-                Ok(Some(Ok(Message::Text(text)))) => self.frame(text.into()).await,
-                Ok(Some(Ok(Message::Binary(bytes)))) => self.frame(bytes).await,
+                Ok(Some(Ok(Message::Text(text)))) => Box::pin(self.frame(text.into())).await,
+                Ok(Some(Ok(Message::Binary(bytes)))) => Box::pin(self.frame(bytes)).await,
             }
         }
     }
@@ -116,7 +125,7 @@ impl Inbound {
             ToBroker::Hello(_) => Err(bad("hello_again", "Hello is the first message of a socket and comes once")),
             ToBroker::Submit { req, job } => {
                 let Submission { id, definition, namespace, priority, debug } = job;
-                let submit = SubmitJob { id, definition, namespace, priority, debug, via: Via::Socket };
+                let submit = SubmitJob { id, definition, namespace, priority, debug, retry: false, via: Via::Socket };
                 self.queue.begin_submit(submit, self.reply(req)).await
             }
             ToBroker::Cancel { req, job, namespace, message } => {
@@ -130,13 +139,21 @@ impl Inbound {
                 self.followed.remove(&(job, kind));
                 self.acknowledge(req, job).await
             }
-            ToBroker::Claim { free, grants_seen } => self.silently(Command::Claim { session, free, grants_seen }).await,
+            ToBroker::Claim { free, grants_seen, req } => {
+                let claim = Command::Claim { session, free, grants_seen };
+                match req {
+                    Some(req) => self.command(claim, req).await,
+                    None => self.silently(claim).await,
+                }
+            }
             ToBroker::Renew { runs } => self.silently(Command::Renew { session, runs }).await,
             ToBroker::Finish { req, run } => self.finish(req, run).await,
-            ToBroker::HandBack { req, run, why } => {
+            ToBroker::HandBack { req, run, why, busy } => {
                 tracing::info!(job = %run.job, "run {} of job {} handed back: {why}", run.run, run.job);
-                self.command(Command::HandBack { session, run }, req).await
+                self.command(Command::HandBack { session, run, busy }, req).await
             }
+            ToBroker::GetDefinitions { req, jobs } => self.definitions(req, jobs).await,
+            ToBroker::Explain { req, job } => self.explain(req, job).await,
             ToBroker::RunLogs { run, step, first, lines } => self.run_logs(run, step, first, lines).await,
         }
     }
@@ -195,6 +212,27 @@ impl Inbound {
         Ok(())
     }
 
+    async fn definitions(&mut self, req: RequestId, jobs: Vec<JobId>) -> Result<(), Refusal> {
+        let text = |asked: usize| {
+            format!("{asked} definitions are asked for, the limit is {DEFINITIONS_ASKED_MAX}; ask for those in view")
+        };
+        if jobs.len() > DEFINITIONS_ASKED_MAX {
+            return Err(Refusal::new(RefusalKind::TooLarge, "too_many_definitions", text(jobs.len())));
+        }
+        let definitions = self.queue.definitions(jobs).await?;
+        while self.reading.len() >= READING_MAX {
+            self.reading.join_next().await;
+        }
+        self.reading.spawn(send_definitions(self.outbox.clone(), req, definitions));
+        Ok(())
+    }
+
+    async fn explain(&self, req: RequestId, job: JobId) -> Result<(), Refusal> {
+        let explanation = Box::new(self.queue.explain(job).await?);
+        self.outbox.must(FromBroker::Explained { req, explanation });
+        Ok(())
+    }
+
     /// Answers what has no effect on the queue.
     async fn acknowledge(&self, req: RequestId, job: JobId) -> Result<(), Refusal> {
         let head = self.queue.head().await?;
@@ -219,8 +257,11 @@ const fn request_of(message: &ToBroker) -> Option<RequestId> {
         | ToBroker::Delete { req, .. }
         | ToBroker::FollowLogs { req, .. }
         | ToBroker::UnfollowLogs { req, .. }
+        | ToBroker::GetDefinitions { req, .. }
+        | ToBroker::Explain { req, .. }
         | ToBroker::Finish { req, .. }
         | ToBroker::HandBack { req, .. } => Some(*req),
-        ToBroker::Hello(_) | ToBroker::Claim { .. } | ToBroker::Renew { .. } | ToBroker::RunLogs { .. } => None,
+        ToBroker::Claim { req, .. } => *req,
+        ToBroker::Hello(_) | ToBroker::Renew { .. } | ToBroker::RunLogs { .. } => None,
     }
 }

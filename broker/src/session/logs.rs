@@ -10,7 +10,7 @@ use crate::logs::LogStore;
 /// Lines per message: a screenful or two, so that the first of a million arrive at once.
 const LINES_PER_MESSAGE: usize = 500;
 
-/// Sends the lines of one log as they come. Waits for room in the socket's line, so that a slow reader slows only itself.
+/// Sends the lines of one log as they come. Waits for room, so that a slow reader slows only itself and holds little in memory.
 pub(super) async fn follow(logs: LogStore, queue: QueueHandle, outbox: Outbox, job: JobId, kind: LogKind, since: u64) {
     let mut cursor = since;
     let mut watch = logs.watch(queue.key(), job, kind);
@@ -21,6 +21,7 @@ pub(super) async fn follow(logs: LogStore, queue: QueueHandle, outbox: Outbox, j
             Err(_) => return,
         };
         loop {
+            let Some(room) = outbox.room().await else { return };
             let Ok(page) = logs.read(queue.key(), job, kind, cursor, LINES_PER_MESSAGE).await else { return };
             let is_all = page.next == cursor || page.lines.is_empty();
             if is_all {
@@ -28,13 +29,13 @@ pub(super) async fn follow(logs: LogStore, queue: QueueHandle, outbox: Outbox, j
             }
             cursor = page.next;
             let lines = FromBroker::Logs { job, kind, from: page.from, lines: page.lines, is_final: false };
-            if outbox.wait(lines).await.is_err() {
-                return;
-            }
+            outbox.large(lines, &room);
         }
         if is_over {
             let end = FromBroker::Logs { job, kind, from: cursor, lines: Vec::new(), is_final: true };
-            let _ = outbox.wait(end).await;
+            if let Some(room) = outbox.room().await {
+                outbox.large(end, &room);
+            }
             return;
         }
         watch.changed().await;

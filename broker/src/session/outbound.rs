@@ -10,11 +10,11 @@ use protocol::codec::Encoding;
 use protocol::native::{FromBroker, HeldRun, StopReason};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
+use super::wire::Direct;
 use crate::engine::outbox::{Outgoing, UNANSWERED_MAX};
 
 /// A peer that takes nothing for this long is gone, wherever it hangs.
@@ -28,6 +28,9 @@ const EARLY_STOPS_MAX: usize = 1024;
 
 /// The largest frame that is sent, in bytes; larger messages leave in fragments.
 const FRAGMENT_BYTES: usize = 64 * 1024;
+
+/// Payloads up to this many bytes go through the socket's buffer; larger ones go past it.
+const BUFFERED_BYTES_MAX: usize = 4096;
 
 /// What the two halves of a socket share.
 #[derive(Clone)]
@@ -106,8 +109,13 @@ impl Shared {
                 });
                 self.0.welcomed.cancel();
             }
-            FromBroker::Ok { .. } | FromBroker::Rejected { req: Some(_), .. } => self.0.unanswered.add_permits(1),
+            FromBroker::Ok { .. }
+            | FromBroker::Rejected { req: Some(_), .. }
+            | FromBroker::Claimed { .. }
+            | FromBroker::Explained { .. }
+            | FromBroker::Definitions { is_final: true, .. } => self.0.unanswered.add_permits(1),
             FromBroker::Rejected { req: None, .. }
+            | FromBroker::Definitions { is_final: false, .. }
             | FromBroker::Snapshot { .. }
             | FromBroker::Events { .. }
             | FromBroker::Presence { .. }
@@ -136,6 +144,7 @@ struct Ended;
 /// The sending half of a socket; each step is given [`WRITE_WITHIN`].
 struct Sending<W> {
     sink: W,
+    direct: Direct,
     shared: Shared,
     encoding: Encoding,
 }
@@ -143,6 +152,7 @@ struct Sending<W> {
 /// Sends until the line ends, the peer stops taking, or a close was sent.
 pub(super) async fn run<W>(
     sink: W,
+    direct: Direct,
     mut line: mpsc::Receiver<Outgoing>,
     shared: Shared,
     encoding: Encoding,
@@ -150,7 +160,7 @@ pub(super) async fn run<W>(
 ) where
     W: Sink<Message> + Unpin,
 {
-    let mut sending = Sending { sink, shared, encoding };
+    let mut sending = Sending { sink, direct, shared, encoding };
     let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + ping_every, ping_every);
     loop {
         let sent = tokio::select! {
@@ -177,7 +187,7 @@ impl<W: Sink<Message> + Unpin> Sending<W> {
             match outgoing {
                 Outgoing::Message(message) => self.message(&message).await?,
                 // The room is given back once it is sent.
-                Outgoing::Definition(message, _room) => self.message(&message).await?,
+                Outgoing::Large(message, _room) => self.message(&message).await?,
                 Outgoing::Shared(message) => self.payload(message.encoded(self.encoding)).await?,
                 Outgoing::Close { code, message } => {
                     let (code, message) = (code.to_owned(), message.to_owned());
@@ -207,20 +217,21 @@ impl<W: Sink<Message> + Unpin> Sending<W> {
         }
     }
 
-    /// One message: as one frame, or when it is big as fragments that leave one by one, so that what waits in memory for a slow
-    /// socket is one fragment and not a copy of the whole.
+    /// One message: as one frame, or when it is big as fragments that leave one by one, straight from where the message is, so
+    /// that a snapshot that many sockets wait for is not copied for each.
     async fn payload(&mut self, mut payload: Bytes) -> Result<(), Ended> {
-        if payload.len() <= FRAGMENT_BYTES {
+        if payload.len() <= BUFFERED_BYTES_MAX {
             return self.feed(frame(self.encoding, payload)).await;
         }
+        // What was fed before goes first.
+        self.flush().await?;
         let mut kind = match self.encoding {
             Encoding::MessagePack => Data::Binary,
             Encoding::Json => Data::Text,
         };
         while !payload.is_empty() {
             let fragment = payload.split_to(FRAGMENT_BYTES.min(payload.len()));
-            let fragment = Frame::message(fragment, OpCode::Data(kind), payload.is_empty());
-            self.feed(Message::Frame(fragment)).await?;
+            self.direct.put(OpCode::Data(kind), payload.is_empty(), fragment);
             self.flush().await?;
             kind = Data::Continue;
         }

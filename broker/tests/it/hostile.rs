@@ -27,7 +27,7 @@ fn hello(change: impl FnOnce(&mut WorkerHello)) -> ToBroker {
         holds: Vec::new(),
     };
     change(&mut worker);
-    ToBroker::Hello(Hello { version: 1, watch: false, resume: None, worker: Some(worker) })
+    ToBroker::Hello(Hello { version: 1, version_min: None, watch: false, resume: None, worker: Some(worker) })
 }
 
 fn strange_run(number: u32) -> HeldRun {
@@ -190,7 +190,7 @@ async fn a_worker_that_says_it_holds_thousands_of_strange_runs_is_told_that_they
     assert_eq!(gone, 20_000);
     let runs = (0..200_000).map(strange_run).collect();
     socket.send(&ToBroker::Renew { runs }).await;
-    socket.send(&ToBroker::HandBack { req: 1, run: strange_run(1), why: "test".to_owned() }).await;
+    socket.send(&ToBroker::HandBack { req: 1, run: strange_run(1), why: "test".to_owned(), busy: false }).await;
     assert_eq!(socket.answer(1).await, Err("stale_run".to_owned()), "and the socket goes on");
 }
 
@@ -206,7 +206,7 @@ async fn log_lines_of_a_run_that_a_worker_only_says_it_holds_are_not_kept() {
     for message in [
         hello(|worker| worker.holds = vec![run]),
         ToBroker::RunLogs { run, step: LogStep::Run, first: 0, lines: vec![forged] },
-        ToBroker::HandBack { req: 1, run, why: "test".to_owned() },
+        ToBroker::HandBack { req: 1, run, why: "test".to_owned(), busy: false },
     ] {
         thief.stream.feed(Message::binary(Encoding::MessagePack.encode(&message))).await.unwrap();
     }
@@ -264,11 +264,11 @@ async fn a_worker_that_claims_all_there_is_gets_it_in_pieces_it_can_take() {
     }
     let mut worker = broker.socket("/q/q/worker", Encoding::MessagePack).await;
     worker.send(&hello(|_| {})).await;
-    worker.send(&ToBroker::Claim { free: ALL_THERE_IS, grants_seen: 0 }).await;
+    worker.send(&ToBroker::Claim { free: ALL_THERE_IS, grants_seen: 0, req: None }).await;
     for seen in 1..=JOBS {
         worker.expect("a grant", |message| matches!(message, FromBroker::Granted { .. }).then_some(())).await;
         if seen % 100 == 0 {
-            worker.send(&ToBroker::Claim { free: ALL_THERE_IS, grants_seen: seen }).await;
+            worker.send(&ToBroker::Claim { free: ALL_THERE_IS, grants_seen: seen, req: None }).await;
         }
     }
     let metrics = broker.get("/metrics").await.text().await.unwrap();
@@ -284,7 +284,7 @@ async fn large_definitions_that_come_from_disk_all_arrive() {
     }
     let mut worker = broker.socket("/q/q/worker", Encoding::MessagePack).await;
     worker.send(&hello(|_| {})).await;
-    worker.send(&ToBroker::Claim { free: ALL_THERE_IS, grants_seen: 0 }).await;
+    worker.send(&ToBroker::Claim { free: ALL_THERE_IS, grants_seen: 0, req: None }).await;
     for _ in 0..JOBS {
         let bytes = worker
             .expect("a grant", |message| match message {

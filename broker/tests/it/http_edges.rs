@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::support::{TestBroker, until, within};
+use crate::support::{TestBroker, json_of, until, within};
 
 const ECHO: &str = "84696046848ef38f50a2f6182fc7674eaee3d1fac23fe57466d6cb5f771794e4";
 
@@ -264,6 +264,20 @@ async fn a_local_broker_lets_in_only_pages_it_knows() {
     }
 }
 
+#[tokio::test]
+async fn whoever_a_local_broker_turns_away_is_told_what_can_be_done() {
+    let broker = TestBroker::local().await;
+    for (header, value, status, code) in
+        [("host", "evil.example", 421, "host_not_known"), ("origin", "https://evil.example", 403, "origin_not_allowed")]
+    {
+        let request = broker.http.post(broker.url("/q/abc")).header(header, value).body("{}");
+        let (found, told) = json_of(within("an answer", request.send()).await.unwrap()).await;
+        assert_eq!((found, &told["code"]), (status, &json!(code)));
+        let words = told["error"].as_str().unwrap();
+        assert!(words.contains("`gridsocket serve`") && !words.contains("setting"), "{words}");
+    }
+}
+
 fn refused_with(error: Option<tungstenite::Error>) -> Option<u16> {
     match error {
         Some(tungstenite::Error::Http(response)) => Some(response.status().as_u16()),
@@ -283,7 +297,6 @@ async fn sockets_open_where_queues_are_in_a_dialect_that_is_spoken() {
         }
     }
     for (path, subprotocol, status) in [
-        ("/q/abc/client", None, 426),
         ("/q/abc/client", Some("unknown"), 400),
         ("/q/abc/nothing", Some("gridsocket.v1"), 404),
         ("/", Some("gridsocket.v1"), 404),
@@ -316,7 +329,9 @@ async fn both_encodings_say_the_same() {
     let broker = TestBroker::start().await;
     for encoding in [Encoding::MessagePack, Encoding::Json] {
         let mut socket = broker.socket("/q/abc/client", encoding).await;
-        socket.send(&ToBroker::Hello(Hello { version: 1, watch: true, resume: None, worker: None })).await;
+        socket
+            .send(&ToBroker::Hello(Hello { version: 1, version_min: None, watch: true, resume: None, worker: None }))
+            .await;
         socket.expect("Welcome", |message| matches!(message, FromBroker::Welcome { .. }).then_some(())).await;
         socket.expect("Snapshot", |message| matches!(message, FromBroker::Snapshot { .. }).then_some(())).await;
         socket.submit(7, r#"{"image":"alpine:3.20","command":"echo hello"}"#).await;

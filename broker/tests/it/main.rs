@@ -8,10 +8,18 @@
 )]
 
 mod blobs;
+mod bulk;
+mod explain;
 mod hostile;
 mod http;
 mod http_edges;
 mod journal;
+mod limits;
 mod logs;
+mod metrics;
+mod native;
+mod openapi;
+mod original;
+mod routes;
 mod sessions;
 mod support;

@@ -22,7 +22,9 @@ struct Subscriber {
 impl Subscriber {
     async fn watch(broker: &TestBroker, queue: &str, encoding: Encoding) -> Self {
         let mut socket = broker.socket(&format!("/q/{queue}/client"), encoding).await;
-        socket.send(&ToBroker::Hello(Hello { version: 1, watch: true, resume: None, worker: None })).await;
+        socket
+            .send(&ToBroker::Hello(Hello { version: 1, version_min: None, watch: true, resume: None, worker: None }))
+            .await;
         let state = socket
             .expect("a snapshot", |message| match message {
                 FromBroker::Snapshot { head, state } => {
@@ -99,7 +101,9 @@ async fn a_large_snapshot_comes_whole_though_no_frame_is_large() {
     for encoding in [Encoding::MessagePack, Encoding::Json] {
         let config = WebSocketConfig::default().max_frame_size(Some(64 * 1024));
         let mut socket = broker.socket_with("/q/q/client", encoding, config).await;
-        socket.send(&ToBroker::Hello(Hello { version: 1, watch: true, resume: None, worker: None })).await;
+        socket
+            .send(&ToBroker::Hello(Hello { version: 1, version_min: None, watch: true, resume: None, worker: None }))
+            .await;
         let state = socket
             .expect("a snapshot", |message| match message {
                 FromBroker::Snapshot { state, .. } => Some(QueueState::decode(&state.0).unwrap()),
@@ -366,7 +370,7 @@ async fn bad_messages_are_answered_and_the_socket_goes_on() {
         client.submit(req, definition).await;
         assert_eq!(client.answer(req).await, Err(expected.to_owned()), "{definition}");
     }
-    client.send(&ToBroker::Claim { free: protocol::native::Capacity::default(), grants_seen: 0 }).await;
+    client.send(&ToBroker::Claim { free: protocol::native::Capacity::default(), grants_seen: 0, req: None }).await;
     assert_eq!(client.expect("a refusal", refusal).await, (None, "not_a_worker".to_owned()));
     client.submit(9, &definition(1)).await;
     client.answer(9).await.unwrap();

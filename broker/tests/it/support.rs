@@ -167,7 +167,9 @@ impl TestBroker {
     /// A watching client after its hello.
     pub(crate) async fn client(&self, queue: &str) -> Socket {
         let mut socket = self.socket(&format!("/q/{queue}/client"), Encoding::MessagePack).await;
-        socket.send(&ToBroker::Hello(Hello { version: 1, watch: true, resume: None, worker: None })).await;
+        socket
+            .send(&ToBroker::Hello(Hello { version: 1, version_min: None, watch: true, resume: None, worker: None }))
+            .await;
         socket.expect("Welcome", |message| matches!(message, FromBroker::Welcome { .. }).then_some(())).await;
         socket
     }
@@ -188,7 +190,15 @@ impl TestBroker {
             max_duration_ms: None,
             holds,
         };
-        socket.send(&ToBroker::Hello(Hello { version: 1, watch: false, resume: None, worker: Some(worker) })).await;
+        socket
+            .send(&ToBroker::Hello(Hello {
+                version: 1,
+                version_min: None,
+                watch: false,
+                resume: None,
+                worker: Some(worker),
+            }))
+            .await;
         socket.expect("Welcome", |message| matches!(message, FromBroker::Welcome { .. }).then_some(())).await;
         Worker { socket, free, grants: 0, requests: 0 }
     }
@@ -278,7 +288,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Asks for work and waits for it.
     pub(crate) async fn claim(&mut self) -> (HeldRun, RawJson) {
-        self.socket.send(&ToBroker::Claim { free: self.free, grants_seen: self.grants }).await;
+        self.socket.send(&ToBroker::Claim { free: self.free, grants_seen: self.grants, req: None }).await;
         let granted = self
             .socket
             .expect("a grant", |message| match message {

@@ -50,7 +50,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<f64> {
     let mut workers = Vec::new();
     for number in 0..plan.workers {
         let mut worker = Native::worker(plan.port, &plan.queue, number, plan.slots).await?;
-        worker.send(&ToBroker::Claim { free: capacity(plan.slots), grants_seen: 0 }).await?;
+        worker.send(&ToBroker::Claim { free: capacity(plan.slots), grants_seen: 0, req: None }).await?;
         workers.push(worker);
     }
     let started = Instant::now();
@@ -146,7 +146,7 @@ async fn work(worker: Native, slots: u32, shared: Arc<Shared>) -> anyhow::Result
             next = stream.next().now_or_never();
         }
         if grants > before {
-            sink.feed(frame(&ToBroker::Claim { free: capacity(slots), grants_seen: grants })).await?;
+            sink.feed(frame(&ToBroker::Claim { free: capacity(slots), grants_seen: grants, req: None })).await?;
         }
         sink.flush().await?;
     }
@@ -174,7 +174,7 @@ pub(crate) async fn dispatch(port: u16, queue: &str, per_second: u32, time: Dura
     const SLOTS: u32 = 100_000;
     let Native { mut sink, mut stream, .. } = Native::client(port, queue, false).await?;
     let mut worker = Native::worker(port, queue, 0, SLOTS).await?;
-    worker.send(&ToBroker::Claim { free: capacity(SLOTS), grants_seen: 0 }).await?;
+    worker.send(&ToBroker::Claim { free: capacity(SLOTS), grants_seen: 0, req: None }).await?;
     let (sent_at, over) = (RefCell::new(Vec::<Instant>::new()), Cell::new(false));
     let count = (f64::from(per_second) * time.as_secs_f64()).round();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand")]
@@ -226,7 +226,7 @@ pub(crate) async fn dispatch(port: u16, queue: &str, per_second: u32, time: Dura
                 }
                 next = worker.stream.next().now_or_never();
             }
-            worker.sink.feed(frame(&ToBroker::Claim { free: capacity(SLOTS), grants_seen: seen })).await?;
+            worker.sink.feed(frame(&ToBroker::Claim { free: capacity(SLOTS), grants_seen: seen, req: None })).await?;
             worker.sink.flush().await?;
         }
         over.set(true);

@@ -8,17 +8,26 @@
     reason = "a load generator looks for what it waits for; the rest is an error or not its business"
 )]
 
+mod bulk;
 mod container;
+mod crowd;
 mod definitions;
+mod fanout;
 mod floors;
+mod frames;
 mod http;
 mod life;
 mod lives;
+#[path = "../soak/open_files.rs"]
+mod open_files;
+mod pages;
+mod peers;
 mod process;
 mod report;
 mod rest;
 mod restart;
 mod socket;
+mod watch;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -36,12 +45,12 @@ struct Args {
     /// Fewer jobs and shorter rows: under a minute, and rougher.
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// The restart with a million events, and the longest queues in every row.
+    /// Longer points, and so steadier numbers: about twice the time.
     #[arg(long)]
     full: bool,
     /// Only these parts, floors always included.
-    #[arg(long, value_name = "NAME", value_parser = PARTS)]
-    only: Vec<String>,
+    #[arg(value_name = "PART", value_parser = PARTS)]
+    parts: Vec<String>,
     /// Also writes the rows to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -60,7 +69,8 @@ struct Args {
 }
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 9] = ["idle", "rest", "socket", "life", "dispatch", "wire", "restart", "replay", "container"];
+const PARTS: [&str; 12] =
+    ["idle", "rest", "socket", "bulk", "life", "dispatch", "wire", "fanout", "restart", "replay", "container", "peers"];
 
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,6 +128,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn measure(args: Args) -> anyhow::Result<()> {
+    open_files::allow_all();
     if cfg!(debug_assertions) {
         eprintln!("note: this is an unoptimised build; its numbers say nothing (cargo run --release …)");
     }
@@ -133,18 +144,21 @@ async fn measure(args: Args) -> anyhow::Result<()> {
     let floors = floors::measure(scale, &data).await?;
     let mut bench = Bench { scale, data, binary, image: args.image, floors, report: Report::default() };
     floors::tell(&mut bench);
-    for part in PARTS.into_iter().filter(|part| args.only.is_empty() || args.only.iter().any(|only| only == part)) {
+    for part in PARTS.into_iter().filter(|part| args.parts.is_empty() || args.parts.iter().any(|only| only == part)) {
         let started = tokio::time::Instant::now();
         let done = match part {
             "idle" => restart::idle(&mut bench).await,
             "rest" => rest::measure(&mut bench).await,
             "socket" => lives::submit_over_socket(&mut bench).await,
+            "bulk" => bulk::measure(&mut bench).await,
             "life" => lives::measure(&mut bench).await,
             "dispatch" => lives::dispatch(&mut bench).await,
             "wire" => wire::measure(&mut bench).await,
+            "fanout" => fanout::measure(&mut bench).await,
             "restart" => restart::measure(&mut bench).await,
             "replay" => restart::replay(&mut bench),
-            _ => container::measure(&mut bench).await,
+            "container" => container::measure(&mut bench).await,
+            _ => peers::measure(&mut bench).await,
         };
         if let Err(error) = done {
             bench.report.failed(part, &error);

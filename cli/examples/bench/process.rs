@@ -26,12 +26,20 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Starts the broker on `folder`.
+    /// Starts the broker on `folder`, as it is unless told otherwise.
     pub(crate) async fn broker(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
+        Self::broker_with(binary, folder, "").await
+    }
+
+    /// As [`Served::broker`], with limits that are not the usual ones.
+    pub(crate) async fn broker_with(binary: &Path, folder: &Path, limits: &str) -> anyhow::Result<Self> {
         let port = free_port()?;
         let log = File::options().create(true).append(true).open(folder.with_extension("log"))?;
         let mut command = Command::new(binary);
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"]).arg(folder);
+        if !limits.is_empty() {
+            command.env("GRIDSOCKET_LIMITS", limits);
+        }
         command.env("GRIDSOCKET_LOG", "warn").stdout(log.try_clone()?).stderr(log).stdin(Stdio::null());
         Self::start(command, port).await
     }
@@ -64,8 +72,21 @@ impl Served {
 
     /// Resident memory in MiB.
     pub(crate) fn resident_mib(&self) -> anyhow::Result<f64> {
+        self.status_mib("VmRSS:")
+    }
+
+    /// The most that was resident since [`Served::forget_peak`].
+    pub(crate) fn peak_mib(&self) -> anyhow::Result<f64> {
+        self.status_mib("VmHWM:")
+    }
+
+    pub(crate) fn forget_peak(&self) -> anyhow::Result<()> {
+        Ok(fs::write(format!("/proc/{}/clear_refs", self.pid()), "5")?)
+    }
+
+    fn status_mib(&self, field: &str) -> anyhow::Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
         let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib / 1024.0)
     }
@@ -158,7 +179,11 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn start(served: &Served) -> Self {
-        let pid = served.pid();
+        Self::of(served.pid())
+    }
+
+    /// Of the process with that id.
+    pub(crate) fn of(pid: u32) -> Self {
         let client = cpu_seconds(std::process::id());
         Self { pid, since: Instant::now(), broker: cpu_seconds(pid), client, machine: machine_seconds() }
     }

@@ -1,9 +1,12 @@
 //! Rows: printed as they come, and once more as a table and as JSON at the end.
 
+mod peer;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+pub(crate) use self::peer::{PeerRow, Side};
 use crate::process::Usage;
 
 /// What a row should reach.
@@ -152,7 +155,9 @@ pub(crate) fn number(value: f64) -> String {
 #[derive(Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
+    peers: Vec<PeerRow>,
     skipped: Vec<String>,
+    has_failed: bool,
 }
 
 const HEADINGS: [&str; 6] =
@@ -164,10 +169,11 @@ fn title(part: &str) -> &str {
         "floor" => "Floors",
         "idle" => "An idle broker",
         "rest" => "Durable submits over REST",
-        "socket" => "Durable submits over one native socket",
+        "socket" => "Durable submits over one connection",
         "life" => "Whole lives of jobs that do nothing",
         "dispatch" => "From submission to grant",
         "wire" => "What a change costs each subscriber",
+        "fanout" => "A thousand watchers",
         "restart" => "Starting with a long log",
         "replay" => "Replay",
         "container" => "Container jobs",
@@ -183,6 +189,11 @@ impl Report {
         self.rows.push(row);
     }
 
+    pub(crate) fn add_peer(&mut self, row: PeerRow) {
+        eprintln!("peers: {}", row.cells().join(" | "));
+        self.peers.push(row);
+    }
+
     pub(crate) fn skipped(&mut self, part: &str, why: &str) {
         eprintln!("{part}: skipped: {why}");
         self.skipped.push(format!("{part}: skipped: {why}"));
@@ -190,10 +201,15 @@ impl Report {
 
     pub(crate) fn failed(&mut self, part: &str, error: &anyhow::Error) {
         eprintln!("{part}: FAILED: {error:#}");
+        self.has_failed = true;
         self.skipped.push(format!("{part}: FAILED: {error:#}"));
     }
 
-    /// Prints the table, writes the JSON.
+    /// Prints the tables, writes the JSON.
+    ///
+    /// # Errors
+    ///
+    /// When a part failed; a missed target or a peer that is not there is no failure.
     pub(crate) fn finish(&self, json: Option<&Path>) -> anyhow::Result<()> {
         let mut part = "";
         for row in &self.rows {
@@ -204,13 +220,20 @@ impl Report {
             }
             println!("| {} |", row.cells().join(" | "));
         }
+        if !self.peers.is_empty() {
+            println!("\n### Peers\n\n| {} |", peer::HEADINGS.join(" | "));
+            println!("|{}", " --- |".repeat(peer::HEADINGS.len()));
+            self.peers.iter().for_each(|row| println!("| {} |", row.cells().join(" | ")));
+        }
         for line in &self.skipped {
-            println!("{line}");
+            println!("\n{line}");
         }
         if let Some(path) = json {
-            let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
+            let peers = self.peers.iter().map(PeerRow::json);
+            let rows: Vec<Value> = self.rows.iter().map(Row::json).chain(peers).collect();
             std::fs::write(path, serde_json::to_vec_pretty(&json!({ "rows": rows, "skipped": self.skipped }))?)?;
         }
+        anyhow::ensure!(!self.has_failed, "a part failed; see above");
         Ok(())
     }
 }

@@ -7,8 +7,8 @@ use crate::process::{Meter, Served};
 use crate::report::{Row, Target};
 use crate::socket::fill;
 
-/// Live jobs that one queue takes.
-const LIVE_JOBS_MAX: u64 = 100_000;
+/// More live jobs than a queue takes unless told so: the longest queue here begins where the others end.
+const LIMITS: &str = "live-jobs=1000000";
 
 /// The target with 64 clients.
 const PER_SECOND: f64 = 10_000.0;
@@ -18,8 +18,8 @@ const LEFT_WHEN_LONG: f64 = 0.9;
 
 pub(crate) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let folder = bench.fresh_folder("rest")?;
-    let broker = Served::broker(&bench.binary, &folder).await?;
-    let lengths: &[u64] = bench.scale.pick(&[0, 10_000], &[0, 10_000, 70_000], &[0, 10_000, 70_000]);
+    let broker = Served::broker_with(&bench.binary, &folder, LIMITS).await?;
+    let lengths: &[u64] = bench.scale.pick(&[0, 10_000], &[0, 10_000, 100_000], &[0, 10_000, 100_000]);
     let mut empty = None;
     for &length in lengths {
         for clients in [1, 16, 64] {
@@ -31,7 +31,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             let request =
                 move |number| post(&path, &format!(r#"{{"definition":{}}}"#, definition("rest", number, Fit::Plain)));
             let meter = Meter::start(&broker);
-            let done = load(broker.port, clients, bench.scale.point(), LIVE_JOBS_MAX - length, request).await?;
+            let done = load(broker.port, clients, bench.scale.point(), u64::MAX, request).await?;
             let usage = meter.read();
             let what = match (clients, thousands(length), thousands(length + done.latencies.len() as u64)) {
                 (1, from, to) => format!("one client, {from} to {to} jobs queued"),

@@ -52,7 +52,7 @@ pub(crate) async fn idle(bench: &mut Bench) -> anyhow::Result<()> {
 
 /// A broker that was killed with a long log, to its first answer about the queue.
 pub(crate) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
-    let events: u64 = bench.scale.pick(30_000, 200_000, 1_000_000);
+    let events: u64 = bench.scale.pick(30_000, 1_000_000, 1_000_000);
     let folder = bench.fresh_folder("restart")?;
     let broker = Served::broker(&bench.binary, &folder).await?;
     let plan = Plan {

@@ -100,7 +100,7 @@ async fn open(url: &str, subprotocol: bool) -> anyhow::Result<Native> {
 impl Native {
     /// A client's socket.
     pub(crate) async fn client(port: u16, queue: &str, watch: bool) -> anyhow::Result<Self> {
-        let hello = Hello { version: PROTOCOL_VERSION, watch, resume: None, worker: None };
+        let hello = Hello { version: PROTOCOL_VERSION, version_min: None, watch, resume: None, worker: None };
         Self::hello(&format!("ws://127.0.0.1:{port}/q/{queue}/client"), hello).await
     }
 
@@ -115,7 +115,8 @@ impl Native {
             max_duration_ms: None,
             holds: Vec::new(),
         };
-        let hello = Hello { version: PROTOCOL_VERSION, watch: false, resume: None, worker: Some(worker) };
+        let hello =
+            Hello { version: PROTOCOL_VERSION, version_min: None, watch: false, resume: None, worker: Some(worker) };
         Self::hello(&format!("ws://127.0.0.1:{port}/q/{queue}/worker"), hello).await
     }
 
@@ -130,6 +131,14 @@ impl Native {
 
     pub(crate) async fn send(&mut self, message: &ToBroker) -> anyhow::Result<()> {
         Ok(self.sink.send(frame(message)).await?)
+    }
+
+    /// Waits for one answer, which must say that the command was done.
+    pub(crate) async fn accepted(&mut self) -> anyhow::Result<()> {
+        match self.next().await?.0 {
+            FromBroker::Ok { .. } => Ok(()),
+            other => bail!("not accepted: {other:?}"),
+        }
     }
 
     /// The next message, and how many bytes it took on the wire.

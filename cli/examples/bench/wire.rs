@@ -89,7 +89,7 @@ impl Watcher {
         }
         let mut worker = Native::worker(port, queue, 0, 1).await?;
         for grants_seen in 0..CHANGES.into() {
-            worker.send(&ToBroker::Claim { free: capacity(1), grants_seen }).await?;
+            worker.send(&ToBroker::Claim { free: capacity(1), grants_seen, req: None }).await?;
             let run = loop {
                 if let FromBroker::Granted { run, .. } = worker.next().await?.0 {
                     break run;

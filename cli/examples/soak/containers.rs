@@ -11,9 +11,8 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::history::Histories;
-use crate::kill::path_text;
 use crate::load::Load;
-use crate::process::Process;
+use crate::process::{Process, path_text};
 
 const QUEUE: &str = "soak-containers";
 /// Containers that run for as long as this test.
@@ -26,7 +25,7 @@ const SHORT_SECONDS: usize = 8;
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// Removes what is left of a worker's containers, however this ends.
-struct Sweep(String);
+pub(crate) struct Sweep(pub(crate) String);
 
 impl Drop for Sweep {
     fn drop(&mut self) {

@@ -232,7 +232,15 @@ impl Lived {
         for name in QUEUES {
             let name: QueueName = name.parse()?;
             let (definition, _) = definition(random, 100, &random.clone().next().to_string());
-            let submit = SubmitJob { id: None, definition, namespace: None, priority: 0, debug: false, via: Via::Http };
+            let submit = SubmitJob {
+                id: None,
+                definition,
+                namespace: None,
+                priority: 0,
+                debug: false,
+                retry: false,
+                via: Via::Http,
+            };
             match (engine.queue(&name).submit(submit).await, quarantined.contains(&QueueKey::of(&name))) {
                 (Ok(_), false) => {}
                 (Err(refusal), true) if refusal.code == "quarantined" => {}

@@ -1,22 +1,20 @@
 //! `soak kill`: the broker is killed at random moments while it serves a mixed load, and started again, round after round.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use broker::config::Config;
-use broker::journal::{Journal, JournalConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs;
 use crate::collector::Collector;
 use crate::containers::Containers;
-use crate::history::{self, Histories};
+use crate::history::{self, Histories, Losses};
 use crate::load::{Load, Shape};
-use crate::process::{Process, built, free_address, ready};
 use crate::random::Random;
+use crate::subject::Subject;
 use crate::told::{Fact, Told};
 
 const QUEUES: [&str; 4] = ["soak-1", "soak-2", "soak-3", "soak-4"];
@@ -48,17 +46,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     let temporary = tempfile::tempdir()?;
     let dir = args.keep.as_deref().unwrap_or(temporary.path());
     std::fs::create_dir_all(dir)?;
-    let soak = Soak {
-        binary: built("gridsocket")?,
-        address: free_address()?,
-        data: dir.join("data"),
-        log: dir.join("broker.log"),
-        http: reqwest::Client::new(),
-    };
+    let soak = Subject::new(dir)?;
     let collector = Arc::new(Collector::default());
     let mut random = Random::new(seed);
     let mut broker = soak.start()?;
-    ready(&soak.http, &soak.address).await?;
+    soak.ready().await?;
     let stop = CancellationToken::new();
     let load = Load { address: soak.address.clone(), shape: SHAPE, listener: collector.clone(), stop: stop.clone() };
     let mut tasks = load.start(&QUEUES.map(str::to_owned), &[], random.next());
@@ -78,7 +70,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
         tokio::time::sleep(random.millis(0, 300)).await;
         let started = tokio::time::Instant::now();
         broker = soak.start()?;
-        ready(&soak.http, &soak.address).await?;
+        soak.ready().await?;
         let when = if early { "after its start" } else { "of serving" };
         println!(
             "  round {round}: killed {} ms {when}, {acknowledged} acknowledged so far, answers again after {} ms",
@@ -101,7 +93,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
         wrong.push(format!("asked to stop, the broker ended with {ended}"));
     }
     soak.audit_verify()?;
-    let histories = soak.compare(&told, &mut wrong)?;
+    let histories = soak.compare(&told, Losses::None, &mut wrong)?;
     wrong.extend(blobs::check(&Config::new(&soak.data), &told).await?);
     let containers_said = match runs {
         Some(runs) => runs.check(&histories, &mut wrong),
@@ -119,55 +111,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     Ok(wrong.is_empty())
 }
 
-struct Soak {
-    binary: PathBuf,
-    address: String,
-    data: PathBuf,
-    log: PathBuf,
-    http: reqwest::Client,
-}
-
-impl Soak {
-    fn start(&self) -> anyhow::Result<Process> {
-        let data = path_text(&self.data)?;
-        Process::start(&self.binary, &["serve", "--listen", &self.address, "--data", data], &self.log)
-    }
-
-    /// What a person would ask.
-    fn audit_verify(&self) -> anyhow::Result<()> {
-        let said = Command::new(&self.binary).args(["audit", "verify", "--data", path_text(&self.data)?]).output()?;
-        let text = String::from_utf8_lossy(&said.stderr);
-        ensure!(said.status.success(), "gridsocket audit verify: {text}{}", String::from_utf8_lossy(&said.stdout));
-        Ok(())
-    }
-
-    /// Everything that was told, beside what is on disk.
-    fn compare(&self, told: &[Told], wrong: &mut Vec<String>) -> anyhow::Result<Histories> {
-        let dir = self.data.join("journal");
-        let histories = history::read(&dir)?;
-        let (journal, report) = Journal::open(JournalConfig { scrub: false, ..JournalConfig::new(dir) })?;
-        wrong.extend(report.losses.iter().map(|loss| format!("damage in segment {}: {}", loss.segment, loss.what)));
-        history::same_as_served(&journal, &histories)?;
-        wrong.extend(history::check(&journal, &histories, told));
-        journal.close();
-        Ok(histories)
-    }
-}
-
-pub(crate) fn path_text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
-}
-
-fn summary(told: &[Told], histories: &Histories) -> String {
+/// What was told, counted.
+pub(crate) fn summary(told: &[Told], histories: &Histories) -> String {
     let count = |is_it: fn(&Fact) -> bool| told.iter().filter(|one| is_it(&one.fact)).count();
     let records: u64 = histories.values().map(|history| history.state.head().seq).sum();
+    let shown = match count(|fact| matches!(fact, Fact::Shown { .. })) {
+        0 => String::new(),
+        heads => format!("; {heads} shown heads too"),
+    };
     format!(
-        "acknowledged {} submissions, {} claims, {} finishes, {} cancels, {} uploads, all there, in {records} records; {} shown heads too",
+        "acknowledged {} submissions, {} claims, {} finishes, {} cancels, {} uploads, all there, in {records} records{shown}",
         count(|fact| matches!(fact, Fact::Queued { .. })),
         count(|fact| matches!(fact, Fact::Claimed { .. })),
         count(|fact| matches!(fact, Fact::Finished { .. })),
         count(|fact| matches!(fact, Fact::Cancelled { .. })),
         count(|fact| matches!(fact, Fact::Stored { .. })),
-        count(|fact| matches!(fact, Fact::Shown { .. })),
     )
 }

@@ -3,6 +3,11 @@
 //! Each command ends with one line that sums up, and with 1 if anything was wrong. Random choices come from a seed that is
 //! printed; `--seed` takes it again.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whoever watches looks for what it waits for; everything else is wrong, or not its business"
+)]
+
 #[path = "../support/blobs.rs"]
 mod blobs;
 #[path = "../support/client.rs"]
@@ -20,13 +25,26 @@ mod told;
 #[path = "../support/workers.rs"]
 mod workers;
 
+mod changes;
 mod collector;
 mod containers;
+mod fair;
 mod flips;
+mod grid;
+mod hands;
 mod kill;
+mod lives;
+mod open_files;
 mod populate;
 mod powercut;
 mod process;
+mod real;
+mod storm;
+mod subject;
+mod subscribers;
+mod tally;
+mod town;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -46,6 +64,14 @@ enum Command {
     Kill(kill::Args),
     /// Cut the power under the broker's disk, with deploy/powercut
     Powercut(powercut::Args),
+    /// Show a thousand subscribers every change of a long queue
+    Watch(watch::Args),
+    /// Let a thousand subscribers drop and come back at once, also over a dead broker
+    Storm(storm::Args),
+    /// Let many workers share many jobs, and one namespace flood the others
+    Fair(fair::Args),
+    /// Kill broker and workers at random for ten minutes
+    Grid(grid::Args),
     /// Flip single bytes of a store, and see that each is found and handled
     Flips(flips::Args),
 }
@@ -65,6 +91,10 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Kill(args) => kill::run(args).await,
             Command::Powercut(args) => powercut::run(&args).await,
+            Command::Watch(args) => watch::run(args).await,
+            Command::Storm(args) => storm::run(args).await,
+            Command::Fair(args) => fair::run(args).await,
+            Command::Grid(args) => grid::run(args).await,
             Command::Flips(args) => flips::run(&args).await,
         }
     });

@@ -49,8 +49,21 @@ impl Process {
 
     /// Kills it as `kill -9` does, and waits until it is gone.
     pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        self.kill_in_place().await
+    }
+
+    /// The same, where another is to take its place.
+    pub(crate) async fn kill_in_place(&mut self) -> anyhow::Result<()> {
         ensure!(self.0.try_wait()?.is_none(), "it has ended by itself");
         Ok(self.0.kill().await?)
+    }
+
+    /// How much memory it has resident, in MiB.
+    pub(crate) fn resident_mib(&self) -> anyhow::Result<u64> {
+        let pid = self.0.id().context("it has ended by itself")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in its status")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
     }
 
     /// Asks it to end, as an init system does.
@@ -59,6 +72,11 @@ impl Process {
         ensure!(Command::new("kill").args(["-TERM", &pid]).status().await?.success(), "no SIGTERM could be sent");
         tokio::time::timeout(STOP_WITHIN, self.0.wait()).await.context("it did not end in time")?.map_err(Into::into)
     }
+}
+
+/// A path, as an argument.
+pub(crate) fn path_text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
 /// Waits until the broker answers.

@@ -20,6 +20,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 /// The largest message taken: a snapshot of a full queue (100,000 jobs) is about 50 MB.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// What a socket reads at once: there may be a thousand of them.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+
 /// The sending half.
 pub(crate) struct Sender {
     sink: SplitSink<WebSocketStream<TcpStream>, Message>,
@@ -47,14 +50,14 @@ pub(crate) struct Welcome {
 
 /// The `Hello` of a page or a program.
 pub(crate) const fn client_hello(watch: bool) -> Hello {
-    Hello { version: PROTOCOL_VERSION, watch, resume: None, worker: None }
+    Hello { version: PROTOCOL_VERSION, version_min: None, watch, resume: None, worker: None }
 }
 
 /// The `Hello` of a worker that runs `slots` jobs at once.
 pub(crate) fn worker_hello(id: WorkerId, slots: u32, holds: Vec<HeldRun>) -> Hello {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let worker = WorkerHello { id, version, total: capacity(slots), tags: Vec::new(), max_duration_ms: None, holds };
-    Hello { version: PROTOCOL_VERSION, watch: false, resume: None, worker: Some(worker) }
+    Hello { version: PROTOCOL_VERSION, version_min: None, watch: false, resume: None, worker: Some(worker) }
 }
 
 /// Room for that many jobs that state no needs.
@@ -82,6 +85,7 @@ pub(crate) async fn connect_with(
     stream.set_nodelay(true)?;
     let config =
         WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let config = config.read_buffer_size(READ_BUFFER_BYTES);
     let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await?;
     let (sink, stream) = socket.split();
     let (mut sender, mut receiver) = (Sender { sink, encoding }, Receiver { stream, encoding });
@@ -97,6 +101,9 @@ pub(crate) async fn connect_with(
         | FromBroker::Rejected { .. }
         | FromBroker::Granted { .. }
         | FromBroker::Stop { .. }
+        | FromBroker::Claimed { .. }
+        | FromBroker::Definitions { .. }
+        | FromBroker::Explained { .. }
         | FromBroker::Logs { .. }) => bail!("expected a welcome, got {other:?}"),
     }
 }
@@ -127,13 +134,24 @@ impl Sender {
 impl Receiver {
     /// The next message; an error when the connection is over. May be dropped while it waits.
     pub(crate) async fn next(&mut self) -> anyhow::Result<FromBroker> {
+        Ok(self.next_counted().await?.0)
+    }
+
+    /// The same, and how many bytes it took on the wire in one frame.
+    pub(crate) async fn next_counted(&mut self) -> anyhow::Result<(FromBroker, u64)> {
         loop {
-            match self.stream.next().await.context("the connection was closed")?? {
-                Message::Binary(bytes) => return Ok(self.encoding.decode(&bytes)?),
-                Message::Text(text) => return Ok(self.encoding.decode(text.as_bytes())?),
+            let bytes = match self.stream.next().await.context("the connection was closed")?? {
+                Message::Binary(bytes) => bytes,
+                Message::Text(text) => text.into(),
                 Message::Close(_) => bail!("the broker closed the connection"),
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
-            }
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+            };
+            let header = match bytes.len() {
+                0..=125 => 2,
+                126..=0xffff => 4,
+                _ => 10,
+            };
+            return Ok((self.encoding.decode(&bytes)?, bytes.len() as u64 + header));
         }
     }
 }

@@ -78,8 +78,22 @@ pub(crate) fn same_as_served(journal: &Journal, histories: &Histories) -> anyhow
     Ok(())
 }
 
-/// Everything that is wrong: with the histories in themselves, and with what was told beside them.
+/// Whether workers may lose runs: where they only lose their broker, they must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Losses {
+    /// Every worker comes back in time with all its runs.
+    None,
+    /// Workers die, or come back late or with nothing.
+    Some,
+}
+
+/// Everything that is wrong: with the histories in themselves, and with what was told beside them. No run may be lost.
 pub(crate) fn check(journal: &Journal, histories: &Histories, told: &[Told]) -> Vec<String> {
+    check_with(journal, histories, told, Losses::None)
+}
+
+/// The same, where runs may be lost.
+pub(crate) fn check_with(journal: &Journal, histories: &Histories, told: &[Told], losses: Losses) -> Vec<String> {
     let mut wrong = Vec::new();
     for (queue, history) in histories {
         wrong.extend(history.runs_used_twice().into_iter().map(|text| format!("queue {}: {text}", queue.short())));
@@ -90,7 +104,7 @@ pub(crate) fn check(journal: &Journal, histories: &Histories, told: &[Told]) -> 
             wrong.push(format!("queue {} is not in the journal, but was told: {:?}", one.queue.short(), one.fact));
             continue;
         };
-        if let Err(text) = history.holds(&one.fact, |digest| has_body(journal, one.queue, digest)) {
+        if let Err(text) = history.holds(&one.fact, losses, |digest| has_body(journal, one.queue, digest)) {
             wrong.push(format!("queue {}: {text}: told {}", one.queue.short(), one.line()));
         }
     }
@@ -116,7 +130,13 @@ impl History {
         self.jobs.keys().copied()
     }
 
-    fn of(&self, job: JobId) -> &[(Seq, Event)] {
+    /// The chain hash after a record.
+    pub(crate) fn hash_at(&self, seq: Seq) -> Option<Digest> {
+        self.hashes.get(usize::try_from(seq.checked_sub(1)?).ok()?).copied()
+    }
+
+    /// What happened to a job, in order.
+    pub(crate) fn of(&self, job: JobId) -> &[(Seq, Event)] {
         self.jobs.get(&job).map_or(&[], Vec::as_slice)
     }
 
@@ -181,7 +201,7 @@ impl History {
     }
 
     /// Whether what was told is in the journal.
-    fn holds(&self, fact: &Fact, body: impl Fn(Digest) -> Result<(), String>) -> Result<(), String> {
+    fn holds(&self, fact: &Fact, losses: Losses, body: impl Fn(Digest) -> Result<(), String>) -> Result<(), String> {
         let claimed = |run: &HeldRun, worker: &WorkerId| {
             let is_it = |event: &Event| matches!(event, Event::RunClaimed { run: r, worker: w, .. } if r == &run.run && w == worker);
             if self.has(run.job, Seq::MAX, is_it) {
@@ -204,6 +224,9 @@ impl History {
             }
             Fact::Claimed { run, worker } => {
                 claimed(run, worker)?;
+                if losses == Losses::Some {
+                    return Ok(());
+                }
                 // Whoever was told of a run always came back with it in time.
                 let is_it = |event: &Event| matches!(event, Event::RunLost { run: lost, .. } if *lost == run.run);
                 if self.has(run.job, Seq::MAX, is_it) { Err("the run was given up".to_owned()) } else { Ok(()) }
@@ -220,7 +243,10 @@ impl History {
             Fact::Resumed { run, worker } => claimed(run, worker),
             Fact::Gone { run, worker } => {
                 claimed(run, worker)?;
-                if self.has(run.job, Seq::MAX, ends_job) {
+                let is_lost = |event: &Event| matches!(event, Event::RunLost { run: lost, .. } if *lost == run.run);
+                if self.has(run.job, Seq::MAX, ends_job)
+                    || losses == Losses::Some && self.has(run.job, Seq::MAX, is_lost)
+                {
                     Ok(())
                 } else {
                     Err("the run was taken from its worker".to_owned())
@@ -233,7 +259,8 @@ impl History {
     }
 }
 
-const fn ends_job(event: &Event) -> bool {
+/// Whether it ends a job's life.
+pub(crate) const fn ends_job(event: &Event) -> bool {
     matches!(
         event,
         Event::RunFinished { .. }

@@ -137,6 +137,9 @@ impl Submitter {
             | FromBroker::Presence { .. }
             | FromBroker::Granted { .. }
             | FromBroker::Stop { .. }
+            | FromBroker::Claimed { .. }
+            | FromBroker::Definitions { .. }
+            | FromBroker::Explained { .. }
             | FromBroker::Logs { .. } => self.load.listener.wrong("a message that was not asked for".to_owned()),
         }
         Ok(())

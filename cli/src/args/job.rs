@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
+use protocol::array::Indices;
 use protocol::id::{JobId, Namespace, QueueName};
 
 use super::local::PORT_DEFAULT;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Result(One),
     /// Cancel a job
     Cancel(Cancel),
+    /// Say why a job stands where it stands: its place in line, the workers, what they lack
+    Explain(Explain),
     /// List a queue's jobs
     Ls(Ls),
 }
@@ -47,6 +50,9 @@ Examples:
   gridsocket job add local --image python:3.12-slim -c 'python /inputs/main.py' \\
       --file main.py --file data.csv=./2026.csv --wait --output-dir out
   id=$(gridsocket job add my-queue -c 'sleep 60'); gridsocket job logs my-queue $id --follow
+  gridsocket job add my-queue -c 'python sweep.py --seed {{index}}' --array 0-99 --wait
+  gridsocket job add my-queue --from jobs.jsonl        # each line {\"definition\": {…}}, as POST /q/<queue> takes it
+  gridsocket job explain my-queue $id
   gridsocket job ls my-queue
 
 A job finds its files in /inputs and leaves its results in /outputs. Equal definitions are one job
@@ -127,7 +133,7 @@ pub(crate) struct Add {
     /// The namespace: all but the default one hold one live job, so that a newer one replaces it
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
-    /// Follow the job, print its output, and end with its exit code
+    /// Follow the job, print its output, and end with its exit code; of many jobs, wait for all and end with 0 if all succeeded
     #[arg(short, long)]
     wait: bool,
     /// Where result files go, with --wait
@@ -136,18 +142,27 @@ pub(crate) struct Add {
     /// Ask the worker for debug output
     #[arg(long)]
     debug: bool,
+    /// Submit a job for each number of a range, such as 0-99 or 0-99:2; {{index}} in the command, the variables, file names and
+    /// other texts stands for the number
+    #[arg(long, value_name = "FROM-TO[:STEP]", conflicts_with = "output_dir")]
+    array: Option<String>,
+    /// Submit each line of a file, or of standard input (`-`): {"definition": {…}}, with "control", "debug" or "array" if wanted;
+    /// prints the ids
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["output_dir", "array", "namespace", "debug"])]
+    from: Option<PathBuf>,
     #[command(flatten)]
     api: Api,
 }
 
 /// What is to be submitted.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(crate) enum Source {
     /// A definition on standard input.
     Stdin,
     /// A definition made of flags.
     Flags(Spec),
+    /// Many submissions, a line each; `None`: on standard input.
+    Lines(Option<PathBuf>),
 }
 
 /// A definition as flags give it.
@@ -190,6 +205,8 @@ pub(crate) struct AddSettings {
     pub(crate) output_dir: Option<PathBuf>,
     /// Whether debug output is wanted.
     pub(crate) debug: bool,
+    /// The numbers, when it is a template of many jobs.
+    pub(crate) array: Option<Indices>,
 }
 
 impl Add {
@@ -206,9 +223,24 @@ impl Add {
                 ));
             }
         };
+        let source = match &self.from {
+            Some(_) if stdin => {
+                return Err(UsageError::new("-", "with --from, standard input is written as --from -"));
+            }
+            Some(from) => {
+                self.no_definition("each line of --from is a definition of its own; put this into it")?;
+                Source::Lines((from.as_os_str() != STDIN).then(|| from.clone()))
+            }
+            None if stdin => {
+                self.no_definition("a definition on standard input is taken as it is; put this into it")?;
+                Source::Stdin
+            }
+            None => Source::Flags(self.spec(env)?),
+        };
         Ok(AddSettings {
             target: Target { api: self.api.settings(env)?, queue: queue_name(queue, env)? },
-            source: if stdin { self.stdin_only()? } else { Source::Flags(self.spec(env)?) },
+            source,
+            array: flag_only("--array", self.array.as_deref()).find(env, Indices::parse_range)?,
             namespace: flag_only("--namespace", self.namespace.as_deref()).find(env, str::parse)?,
             wait: self.wait,
             output_dir: self.output_dir.clone(),
@@ -216,7 +248,8 @@ impl Add {
         })
     }
 
-    fn stdin_only(&self) -> Result<Source, UsageError> {
+    /// Refuses flags that make a definition where there is one already.
+    fn no_definition(&self, why: &str) -> Result<(), UsageError> {
         let given = [
             ("--image", self.image.is_some()),
             ("--command", self.command.is_some()),
@@ -230,10 +263,8 @@ impl Add {
             ("--max-duration", self.max_duration.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => {
-                Err(UsageError::new(*flag, "a definition on standard input is taken as it is; put this into it"))
-            }
-            None => Ok(Source::Stdin),
+            Some((flag, _)) => Err(UsageError::new(*flag, why)),
+            None => Ok(()),
         }
     }
 
@@ -379,6 +410,17 @@ pub(crate) struct Cancel {
     /// Why, for whoever asks later
     #[arg(short, long, value_name = "TEXT")]
     pub(crate) message: Option<String>,
+}
+
+/// Options of `job explain`.
+#[derive(Debug, clap::Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) one: One,
+    /// The whole explanation as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Options of `job ls`.

@@ -65,7 +65,7 @@ impl Args {
             .unwrap_or_else(|| data_home(env))
             .join("local");
         let port = setting("--port", self.port.as_deref(), PORT).or(env, PORT_DEFAULT, port)?;
-        let mut worker = Config::new(local_queue(), own_address(port), data.join("worker"));
+        let mut worker = Config::new(vec![local_queue()], own_address(port), data.join("worker"));
         self.worker.apply(env, &mut worker)?;
         worker.check().map_err(|error| UsageError::new("--data-directory", error.to_string()))?;
         Ok(Settings {
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!((default.listen.to_string().as_str(), default.port), ("127.0.0.1", 8000));
         assert_eq!(default.broker_data, Path::new("/h/.local/share/gridsocket/local/broker"));
         assert_eq!(default.worker.data_directory, Path::new("/h/.local/share/gridsocket/local/worker"));
-        assert_eq!(default.worker.queue.as_str(), "local");
+        assert_eq!(default.worker.queues, [local_queue()]);
         assert!(settings(&["--listen", "0.0.0.0"], &[]).unwrap().listen.is_unspecified());
         assert!(settings(&["--listen", "0.0.0.0:80"], &[]).is_err());
     }

@@ -1,7 +1,8 @@
 //! `gridsocket run`: a worker for a broker elsewhere, by the names that existing deployments use.
 
+use protocol::id::QueueName;
 use worker::ShutdownMode;
-use worker::config::{ApiAddress, Config, Identity};
+use worker::config::{ApiAddress, Config, Identity, check_queues};
 
 use super::serve::folder;
 use super::setting::{Env, UsageError, setting};
@@ -24,8 +25,9 @@ const DATA_DIRECTORY_DEFAULT: &str = "/tmp/worker-metapage-io";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The queue to work for; required unless `--mode=local` [env: METAPAGE_IO_WORKER_QUEUE]
-    queue: Option<String>,
+    /// The queues to work for, in turn; at least one unless `--mode=local` [env: METAPAGE_IO_WORKER_QUEUE, with commas between]
+    #[arg(value_name = "QUEUE")]
+    queues: Vec<String>,
     /// The broker's address [env: METAPAGE_IO_WORKER_API_ADDRESS] [default: https://container.mtfm.io]
     #[arg(short, long, value_name = "URL")]
     api_address: Option<String>,
@@ -51,8 +53,10 @@ const EXAMPLES: &str = "\
 Examples:
   gridsocket run my-secret-queue --api-address http://broker.example:8000
   gridsocket run my-secret-queue -a http://broker.example:8000 -c 4 --gpus device=0,1 -t 1h
+  gridsocket run my-secret-queue our-secret-queue -a http://broker.example:8000 -c 4
   METAPAGE_IO_WORKER_QUEUE=my-secret-queue METAPAGE_IO_WORKER_CPUS=4 gridsocket run
 
+Several queues share what the worker has: what is free goes to the one that uses least of it.
 DOCKER_HOST names the container engine. METAPAGE_IO_WORKER_GENERATE_WORKER_ID=true takes a new id
 at each start.";
 
@@ -92,14 +96,12 @@ impl Args {
     }
 
     fn remote(&self, env: Env<'_>) -> Result<Remote, UsageError> {
-        let queue = setting("queue", self.queue.as_deref(), QUEUE).find(env, str::parse)?.ok_or_else(|| {
-            UsageError::new("queue", format!("say which queue to work for: `gridsocket run <queue>`, or set {QUEUE}"))
-        })?;
+        let queues = self.queues(env)?;
         let api = setting("--api-address", self.api_address.as_deref(), API_ADDRESS);
         let api = api.find(env, str::parse::<ApiAddress>)?.unwrap_or_else(api_address_default);
         let data = setting("--data-directory", self.data_directory.as_deref(), local::DATA_DIRECTORY);
         let data = data.or(env, DATA_DIRECTORY_DEFAULT.into(), folder)?.join("remote");
-        let mut worker = Config::new(queue, api, data);
+        let mut worker = Config::new(queues, api, data);
         worker.public_api = setting(PUBLIC_API, None, PUBLIC_API).find(env, str::parse)?;
         worker.id = self.identity(env)?;
         self.worker.apply(env, &mut worker)?;
@@ -109,6 +111,23 @@ impl Args {
             debug: self.worker.debug(env)?,
             worker,
         })
+    }
+
+    /// The words, else the variable's parts. A name with a comma in it can be given as a word only.
+    fn queues(&self, env: Env<'_>) -> Result<Vec<QueueName>, UsageError> {
+        let words = self.queues.iter().map(|word| setting("queue", Some(word), QUEUE).find(env, str::parse));
+        let given = words.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+        let (place, queues) = if given.is_empty() {
+            (QUEUE, setting("queue", None, QUEUE).or(env, Vec::new(), queues)?)
+        } else {
+            ("queue", given)
+        };
+        if queues.is_empty() {
+            let how = format!("say which queue to work for: `gridsocket run <queue>`, or set {QUEUE}");
+            return Err(UsageError::new("queue", how));
+        }
+        check_queues(&queues).map_err(|error| UsageError::new(place, error.to_string()))?;
+        Ok(queues)
     }
 
     fn identity(&self, env: Env<'_>) -> Result<Identity, UsageError> {
@@ -133,6 +152,12 @@ impl Args {
 
 fn api_address_default() -> ApiAddress {
     API_ADDRESS_DEFAULT.parse().expect("the default address is one")
+}
+
+fn queues(text: &str) -> Result<Vec<QueueName>, String> {
+    let name =
+        |part: &str| part.trim().parse().map_err(|error| format!("{error}; write names with commas between them"));
+    text.split(',').map(name).collect()
 }
 
 fn mode(text: &str) -> Result<Mode, &'static str> {

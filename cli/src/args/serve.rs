@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-use broker::config::{BlobsUrl, Config, Durability};
+use broker::config::{AddressRange, AddressRangeError, BlobsUrl, Config, Durability};
 
 use super::data_home;
 use super::setting::{Env, UsageError, base_url, setting};
@@ -32,6 +32,14 @@ pub(crate) struct Args {
     /// How others reach this broker, where it cannot be told from what they ask [env: GRIDSOCKET_PUBLIC_URL]
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
+    /// A proxy in front of this broker, or a range of them, such as `10.0.0.0/8`: what it says about its clients' addresses is
+    /// believed, so that limits are theirs; may be repeated [env: GRIDSOCKET_TRUSTED_PROXY, apart by commas]
+    #[arg(long = "trusted-proxy", value_name = "ADDR[/BITS]")]
+    trusted_proxies: Vec<String>,
+    /// Set a limit, such as `live-jobs=200000` or `blob=1TiB`; may be repeated; one that does not exist lists them all
+    /// [env: GRIDSOCKET_LIMITS, apart by commas]
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    limits: Vec<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -66,6 +74,14 @@ impl Args {
         )?;
         broker.public_url =
             setting("--public-url", self.public_url.as_deref(), "GRIDSOCKET_PUBLIC_URL").find(env, base_url)?;
+        let proxies = (!self.trusted_proxies.is_empty()).then(|| self.trusted_proxies.join(","));
+        broker.trusted_proxies = setting("--trusted-proxy", proxies.as_deref(), "GRIDSOCKET_TRUSTED_PROXY")
+            .find(env, address_ranges)?
+            .unwrap_or_default();
+        let limits = (!self.limits.is_empty()).then(|| self.limits.join(","));
+        let mut set = broker.limits.clone();
+        setting("--limit", limits.as_deref(), "GRIDSOCKET_LIMITS").find(env, |text| set.set(text))?;
+        broker.limits = set;
         let listen =
             setting("--listen", self.listen.as_deref(), "GRIDSOCKET_LISTEN").or(env, LISTEN_DEFAULT, listen)?;
         Ok(Settings { listen, broker })
@@ -88,6 +104,10 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 /// Reads a folder's path.
 pub(super) fn folder(text: &str) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("write the path of a folder") } else { Ok(text.into()) }
+}
+
+fn address_ranges(text: &str) -> Result<Vec<AddressRange>, AddressRangeError> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse).collect()
 }
 
 fn durability(text: &str) -> Result<Durability, &'static str> {
@@ -166,6 +186,15 @@ mod tests {
     }
 
     #[test]
+    fn proxies_are_addresses_and_ranges() {
+        let found = |words: &[&str], env: &[(&str, &str)]| settings(words, env).unwrap().broker.trusted_proxies.len();
+        assert_eq!(found(&[], &[]), 0);
+        assert_eq!(found(&["--trusted-proxy=10.0.0.0/8", "--trusted-proxy", "::1"], &[]), 2);
+        assert_eq!(found(&[], &[("GRIDSOCKET_TRUSTED_PROXY", "10.0.0.1, fd00::/8")]), 2);
+        assert_eq!(settings(&["--trusted-proxy=x"], &[]).unwrap_err().place, "--trusted-proxy");
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused_with_what_to_write() {
         let refused = settings(&["--listen", "8000"], &[]).unwrap_err();
         assert_eq!(refused.place, "--listen");
@@ -173,5 +202,16 @@ mod tests {
         let refused = settings(&[], &[("GRIDSOCKET_DURABILITY", "never")]).unwrap_err();
         assert_eq!(refused.to_string(), "GRIDSOCKET_DURABILITY: \"never\": write fsync or interval");
         assert_eq!(settings(&["--blobs", "s3://b"], &[]).unwrap_err().place, "--blobs");
+        let refused = settings(&["--limit", "jobs=5"], &[]).unwrap_err();
+        assert!(refused.to_string().contains("live-jobs"), "{refused}");
+    }
+
+    #[test]
+    fn limits_are_set_by_name() {
+        let env = [("GRIDSOCKET_LIMITS", "live-jobs=5,lease=2s")];
+        let queue = |words: &[&str]| settings(words, &env).unwrap().broker.limits.queue;
+        assert_eq!((queue(&[]).live_jobs_max, queue(&[]).lease_ms), (5, 2_000));
+        let given = queue(&["--limit", "live-jobs=7", "--limit", "namespaces=3"]);
+        assert_eq!((given.live_jobs_max, given.namespaces_max, given.lease_ms), (7, 3, 30_000));
     }
 }

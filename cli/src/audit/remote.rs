@@ -63,6 +63,9 @@ pub(crate) async fn replay(api: &Api, queue: &QueueName, until: Moment, each: Ea
             | FromBroker::Rejected { .. }
             | FromBroker::Granted { .. }
             | FromBroker::Stop { .. }
+            | FromBroker::Claimed { .. }
+            | FromBroker::Definitions { .. }
+            | FromBroker::Explained { .. }
             | FromBroker::Logs { .. } => {}
         }
     }
@@ -89,7 +92,7 @@ fn check_end(folded: Head, said: Head) -> anyhow::Result<()> {
 
 async fn open(api: &Api, queue: &QueueName, resume: Option<Head>) -> anyhow::Result<(Socket, Head)> {
     let mut socket = Socket::open(api, &api.socket_url(queue)).await?;
-    let hello = Hello { version: PROTOCOL_VERSION, watch: true, resume, worker: None };
+    let hello = Hello { version: PROTOCOL_VERSION, version_min: None, watch: true, resume, worker: None };
     socket.send(&[ToBroker::Hello(hello)]).await?;
     match socket.receive().await? {
         FromBroker::Welcome { version: PROTOCOL_VERSION, head, .. } => Ok((socket, head)),
@@ -103,6 +106,9 @@ async fn open(api: &Api, queue: &QueueName, resume: Option<Head>) -> anyhow::Res
         | FromBroker::Ok { .. }
         | FromBroker::Granted { .. }
         | FromBroker::Stop { .. }
+        | FromBroker::Claimed { .. }
+        | FromBroker::Definitions { .. }
+        | FromBroker::Explained { .. }
         | FromBroker::Logs { .. }) => bail!("the broker did not begin with a welcome: {other:.100?}"),
     }
 }

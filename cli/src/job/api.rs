@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use protocol::explain::Explanation;
 use protocol::id::{JobId, Namespace, QueueName};
 use protocol::json::{self, Value};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header, redirect};
+use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, header, redirect};
 
 use crate::args::job::Target;
 
@@ -66,6 +67,17 @@ pub(crate) enum ApiError {
     },
 }
 
+impl ApiError {
+    /// Whether it may go better in a moment: the broker is away, or says that it is.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::NoBroker { .. } | Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => status.is_server_error(),
+            Self::NotABroker { .. } | Self::File { .. } => false,
+        }
+    }
+}
+
 /// What came of a wish to cancel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cancelled {
@@ -91,6 +103,8 @@ pub(crate) struct Api {
     client: Client,
     /// Does not follow redirects: an upload has to be sent again with its body, which only we can do.
     uploader: Client,
+    /// Waits for answers as long as its user does: where lines are slow to come, so are answers.
+    streamer: Client,
 }
 
 impl Api {
@@ -100,12 +114,12 @@ impl Api {
             Client::builder()
                 .user_agent(concat!("gridsocket/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_TIMEOUT)
-                .read_timeout(READ_TIMEOUT)
         };
         Ok(Self {
             base: base.to_owned(),
-            client: builder().build()?,
-            uploader: builder().redirect(redirect::Policy::none()).build()?,
+            client: builder().read_timeout(READ_TIMEOUT).build()?,
+            uploader: builder().read_timeout(READ_TIMEOUT).redirect(redirect::Policy::none()).build()?,
+            streamer: builder().redirect(redirect::Policy::none()).build()?,
         })
     }
 
@@ -126,6 +140,28 @@ impl Api {
         let answer = self.json(request).await?;
         let id = answer.get("jobId").and_then(Value::as_str).and_then(|id| id.parse().ok());
         id.ok_or_else(|| self.not_a_broker("its answer to a submission names no job"))
+    }
+
+    /// Opens a request that submits lines as they come; the answer has a line for each of their jobs.
+    pub(crate) async fn bulk(&self, queue: &QueueName, lines: Body) -> Result<Response, ApiError> {
+        let request = self.streamer.post(format!("{}/bulk", self.queue_url(queue)));
+        let answer = self.send(request.header(header::CONTENT_TYPE, "application/x-ndjson").body(lines)).await?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refused(answer).await) }
+    }
+
+    /// Why the job stands where it stands; `None` when the queue does not know it. With the answer as the broker wrote it.
+    pub(crate) async fn explain(&self, target: &Target, job: JobId) -> Result<Option<(Explanation, String)>, ApiError> {
+        let answer = self.send(self.client.get(self.job_url(target, job, "/explain"))).await?;
+        let status = answer.status();
+        if !status.is_success() {
+            let body = self.read(answer).await?;
+            let is_unknown = status == StatusCode::NOT_FOUND && code_in(&body).as_deref() == Some("no_such_job");
+            return if is_unknown { Ok(None) } else { Err(ApiError::Refused { status, message: message_in(&body) }) };
+        }
+        let body = self.read(answer).await?;
+        let explanation = serde_json::from_slice(&body)
+            .map_err(|error| self.not_a_broker(format!("its explanation cannot be read ({error})")))?;
+        Ok(Some((explanation, String::from_utf8_lossy(&body).into_owned())))
     }
 
     /// Whether the broker has the blob.
@@ -323,6 +359,11 @@ fn segment(text: &str) -> String {
 fn whole(value: &Value) -> Option<u64> {
     let number = value.as_f64()?;
     ((0.0..=9e15).contains(&number) && number.fract() == 0.0).then_some(number as u64)
+}
+
+/// The word for programs in a refusal.
+fn code_in(body: &[u8]) -> Option<String> {
+    json::parse(body).ok()?.get("code").and_then(Value::as_str).map(str::to_owned)
 }
 
 /// The words in a refusal: `{"error": …}`, `{"message": …}`, or plain text.

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use protocol::array::Indices;
 use protocol::json::{self, Value};
 
 use crate::args::job::Spec;
@@ -79,6 +80,16 @@ pub(crate) fn submission(id: &str, definition: &str, namespace: Option<&str>, de
     format!("{{\"id\":{},\"definition\":{definition}{control}{debug}}}", text(id))
 }
 
+/// A line that submits a job for each number.
+pub(crate) fn template(array: &Indices, definition: &Value, namespace: Option<&str>, debug: bool) -> String {
+    let mut fields = vec![("array", array.to_value()), ("definition", definition.clone())];
+    fields.extend(namespace.map(|name| ("control", Value::object([("namespace", Value::from(name))]))));
+    if debug {
+        fields.push(("debug", true.into()));
+    }
+    json::to_json(&Value::object(fields))
+}
+
 #[cfg(test)]
 mod tests {
     use protocol::canonical::job_id;
@@ -137,6 +148,19 @@ mod tests {
         assert_eq!(
             submission("ab", "{}", Some("a\"b"), true),
             r#"{"id":"ab","definition":{},"control":{"namespace":"a\"b"},"debug":true}"#
+        );
+    }
+
+    #[test]
+    fn a_template_is_one_line_with_its_numbers() {
+        let array = Indices::parse_range("0-9:3").unwrap();
+        let definition = definition(&spec("i", "c {{index}}\n"), &[]);
+        assert_eq!(
+            template(&array, &definition, Some("n"), true),
+            concat!(
+                r#"{"array":{"from":0,"to":9,"step":3,"index":"index"},"definition":{"image":"i","command":"c {{index}}\n"},"#,
+                r#""control":{"namespace":"n"},"debug":true}"#
+            )
         );
     }
 }

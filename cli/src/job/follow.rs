@@ -3,11 +3,13 @@
 //! It folds the queue's records with the same code as the broker, and keeps a cursor for each log, so that a broken socket
 //! can be replaced by a new one without a line lost or said twice.
 
-use protocol::PROTOCOL_VERSION;
-use protocol::id::{Head, JobId, QueueKey, RunNumber, Seq, WorkerId};
-use protocol::native::{FromBroker, Hello, LogKind, LogLine, RequestId, ToBroker};
-use protocol::queue::{ApplyError, QueueState, StateError, Status};
+use protocol::id::{JobId, RunNumber, Seq, WorkerId};
+use protocol::native::{FromBroker, LogKind, LogLine, RequestId, ToBroker};
+use protocol::queue::{Job, Status};
 use protocol::raw::RecordBytes;
+
+use super::fold::Fold;
+pub(crate) use super::fold::FollowError;
 
 /// What there is to tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,63 +38,14 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// The view on a job of a state.
+    pub(super) fn of(job: &Job) -> Self {
+        Self { status: job.status.clone(), run: job.run, worker: job.worker.clone() }
+    }
+
     /// Whether it waits or runs.
     pub(crate) const fn is_live(&self) -> bool {
         matches!(self.status, Status::Queued { .. } | Status::Running {})
-    }
-}
-
-/// Why following cannot go on as it is.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FollowError {
-    /// Another version of the dialect.
-    #[error(
-        "the broker speaks version {0} of the dialect, this program version {PROTOCOL_VERSION}: update the older one"
-    )]
-    Version(u16),
-    /// The broker has fewer records than it has shown before.
-    #[error("the broker's log went back from {seen} to {now}: it has lost records that it had confirmed")]
-    WentBack {
-        /// What it has shown.
-        seen: Seq,
-        /// What it has.
-        now: Seq,
-    },
-    /// The broker refuses the conversation.
-    #[error("the broker refuses: {message} ({code})")]
-    Rejected {
-        /// Its word for programs.
-        code: String,
-        /// Its sentence for people.
-        message: String,
-    },
-    /// The state that was sent cannot be read.
-    #[error("the broker sent a state that cannot be read: {0}")]
-    State(#[from] StateError),
-    /// A record does not continue the state: start again from a snapshot.
-    #[error("the broker sent a record that does not continue its log: {0}")]
-    Record(#[from] ApplyError),
-    /// Records came before any state.
-    #[error("the broker sent records before a state")]
-    NoState,
-}
-
-/// Refusals that pass: the broker is on its way down and comes back, or lost us for a moment.
-const PASSING: [&str; 3] = ["stopping", "busy", "silent"];
-
-impl FollowError {
-    /// Whether a new socket may do better.
-    pub(crate) fn is_transient(&self) -> bool {
-        match self {
-            Self::Rejected { code, .. } => PASSING.contains(&code.as_str()),
-            Self::State(_) | Self::Record(_) | Self::NoState => true,
-            Self::Version(_) | Self::WentBack { .. } => false,
-        }
-    }
-
-    /// Whether it has to start from a fresh snapshot.
-    pub(crate) const fn needs_snapshot(&self) -> bool {
-        matches!(self, Self::State(_) | Self::Record(_) | Self::NoState)
     }
 }
 
@@ -108,8 +61,7 @@ struct Cursor {
 pub(crate) struct Follow {
     job: JobId,
     cursors: Vec<Cursor>,
-    state: Option<QueueState>,
-    queue: Option<QueueKey>,
+    fold: Fold,
     view: Option<View>,
     is_absent: bool,
     /// Whether there is a worker, as far as is known.
@@ -124,8 +76,7 @@ impl Follow {
         Self {
             job,
             cursors,
-            state: None,
-            queue: None,
+            fold: Fold::default(),
             view: None,
             is_absent: false,
             has_workers: None,
@@ -135,8 +86,6 @@ impl Follow {
 
     /// What to say on a new socket.
     pub(crate) fn opening(&self) -> Vec<ToBroker> {
-        let resume = self.state.as_ref().map(QueueState::head);
-        let hello = Hello { version: PROTOCOL_VERSION, watch: true, resume, worker: None };
         let wanted = self.cursors.iter().enumerate().filter(|(_, cursor)| !cursor.is_final);
         let follows = wanted.map(|(at, cursor)| ToBroker::FollowLogs {
             req: request_of(at),
@@ -144,12 +93,12 @@ impl Follow {
             kind: cursor.kind,
             since: cursor.next,
         });
-        std::iter::once(ToBroker::Hello(hello)).chain(follows).collect()
+        std::iter::once(self.fold.hello()).chain(follows).collect()
     }
 
     /// Forgets the folded state, so that the next socket starts from a snapshot. Cursors stay.
     pub(crate) fn start_afresh(&mut self) {
-        self.state = None;
+        self.fold.forget();
     }
 
     /// Where the job stands, as far as is known.
@@ -171,14 +120,14 @@ impl Follow {
     pub(crate) fn on(&mut self, message: FromBroker) -> Result<Vec<Told>, FollowError> {
         let mut told = match message {
             FromBroker::Welcome { version, queue, head, .. } => {
-                self.welcomed(version, queue, head)?;
+                self.fold.welcomed(version, queue, head)?;
                 Vec::new()
             }
             FromBroker::Snapshot { state, .. } => {
-                self.state = Some(QueueState::decode(&state.0)?);
+                self.fold.snapshot(&state)?;
                 self.look().into_iter().collect()
             }
-            FromBroker::Events { from_seq, records } => self.fold(from_seq, &records)?,
+            FromBroker::Events { from_seq, records } => self.events(from_seq, &records)?,
             FromBroker::Logs { job, kind, from, lines, is_final } if job == self.job => {
                 self.lines(kind, from, lines, is_final)
             }
@@ -187,9 +136,13 @@ impl Follow {
                 self.has_workers = Some(!workers.is_empty());
                 Vec::new()
             }
-            FromBroker::Logs { .. } | FromBroker::Ok { .. } | FromBroker::Granted { .. } | FromBroker::Stop { .. } => {
-                Vec::new()
-            }
+            FromBroker::Claimed { .. }
+            | FromBroker::Definitions { .. }
+            | FromBroker::Explained { .. }
+            | FromBroker::Logs { .. }
+            | FromBroker::Ok { .. }
+            | FromBroker::Granted { .. }
+            | FromBroker::Stop { .. } => Vec::new(),
         };
         told.extend(self.no_workers());
         Ok(told)
@@ -203,30 +156,10 @@ impl Follow {
         is_news.then_some(Told::NoWorkers)
     }
 
-    fn welcomed(&mut self, version: u16, queue: QueueKey, head: Head) -> Result<(), FollowError> {
-        if version != PROTOCOL_VERSION {
-            return Err(FollowError::Version(version));
-        }
-        // Of another queue (a broker with other data at the same address): nothing that was folded holds.
-        if self.queue.replace(queue).is_some_and(|known| known != queue) {
-            self.state = None;
-        }
-        match &self.state {
-            Some(state) if state.head().seq > head.seq => {
-                Err(FollowError::WentBack { seen: state.head().seq, now: head.seq })
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn fold(&mut self, from_seq: Seq, records: &[RecordBytes]) -> Result<Vec<Told>, FollowError> {
+    fn events(&mut self, from_seq: Seq, records: &[RecordBytes]) -> Result<Vec<Told>, FollowError> {
         let mut told = Vec::new();
         for (seq, record) in (from_seq..).zip(records) {
-            let state = self.state.as_mut().ok_or(FollowError::NoState)?;
-            if seq <= state.head().seq {
-                continue;
-            }
-            if state.apply_bytes(&record.0)?.event.job() == Some(self.job) {
+            if self.fold.record(seq, record)?.is_some_and(|event| event.job() == Some(self.job)) {
                 told.extend(self.look());
             }
         }
@@ -235,8 +168,7 @@ impl Follow {
 
     /// Compares the job with what was told last. One that leaves the queue keeps its last known state.
     fn look(&mut self) -> Option<Told> {
-        let job = self.state.as_ref().and_then(|state| state.job(self.job));
-        let now = job.map(|job| View { status: job.status.clone(), run: job.run, worker: job.worker.clone() });
+        let now = self.fold.state().and_then(|state| state.job(self.job)).map(View::of);
         match now {
             Some(now) if self.view.as_ref() == Some(&now) => None,
             Some(now) => {

@@ -6,25 +6,17 @@ use protocol::event::RunOutcome;
 use protocol::id::JobId;
 use protocol::native::LogKind;
 use protocol::queue::Status;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::api::Api;
-use super::follow::{Follow, FollowError, Told, View};
+use super::follow::{Follow, Told, View};
+use super::patience::{Again, Patience};
 use crate::args::job::Target;
 use crate::progress::{Console, one_line};
-use crate::socket::{Socket, SocketError};
+use crate::socket::Socket;
 
-/// The first pause after a socket broke.
-const BACKOFF_MIN: Duration = Duration::from_millis(250);
-/// The longest pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How long a broker may be away: it restarts in seconds, a machine in a minute or two.
-const AWAY_MAX: Duration = Duration::from_secs(180);
 /// How long the last lines of a job that has ended may take.
 const LAST_LINES_MAX: Duration = Duration::from_secs(10);
-
-/// How often a state that does not add up is thrown away for a fresh one: once may be a slip, this often is a fault.
-const FRESH_STARTS_MAX: u32 = 3;
 
 /// What is wanted of a job.
 #[derive(Clone, Copy, Debug)]
@@ -49,38 +41,15 @@ pub(crate) async fn follow(
     console: &mut Console,
 ) -> anyhow::Result<Option<View>> {
     let mut follow = Follow::new(wanted.job, wanted.kinds, wanted.since);
-    let mut backoff = BACKOFF_MIN;
-    let mut last_good = None;
-    let mut fresh_starts = 0;
+    let mut patience = Patience::new();
     loop {
-        let error = match conversation(api, target, wanted, &mut follow, console, &mut last_good).await {
+        let error = match conversation(api, target, wanted, &mut follow, console, &mut patience).await {
             Ok(()) => return Ok(follow.view().cloned()),
             Err(error) => error,
         };
-        let is_transient = error.downcast_ref().is_some_and(SocketError::is_transient)
-            || error.downcast_ref().is_some_and(FollowError::is_transient);
-        if error.downcast_ref().is_some_and(FollowError::needs_snapshot) {
+        if patience.after(error, |text| console.note(text)).await? == Again::Afresh {
             follow.start_afresh();
-            fresh_starts += 1;
         }
-        match last_good {
-            // Nobody was ever there: that is for the user to look at, now.
-            None => return Err(error),
-            Some(_) if !is_transient || fresh_starts > FRESH_STARTS_MAX => return Err(error),
-            Some(at) if Instant::now().duration_since(at) > AWAY_MAX => {
-                return Err(
-                    error.context(format!("gave up after {} s; the job goes on without us", AWAY_MAX.as_secs()))
-                );
-            }
-            Some(at) => {
-                if Instant::now().duration_since(at) < BACKOFF_MAX {
-                    backoff = BACKOFF_MIN;
-                    console.note(&format!("{error}; trying again"));
-                }
-            }
-        }
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 
@@ -90,7 +59,7 @@ async fn conversation(
     wanted: Wanted<'_>,
     follow: &mut Follow,
     console: &mut Console,
-    last_good: &mut Option<Instant>,
+    patience: &mut Patience,
 ) -> anyhow::Result<()> {
     let mut socket = Socket::open(api, &api.socket_url(&target.queue)).await?;
     socket.send(&follow.opening()).await?;
@@ -106,7 +75,7 @@ async fn conversation(
                 break;
             }
         };
-        *last_good = Some(Instant::now());
+        patience.renew();
         follow.on(message)?.into_iter().try_for_each(|told| tell(told, wanted, console))?;
     }
     socket.close().await;

@@ -62,15 +62,15 @@ impl Serving {
     }
 }
 
-/// A worker with one free CPU.
-struct Worker(WebSocketStream<MaybeTlsStream<TcpStream>>);
+/// A worker with one free CPU, and how many runs it was granted.
+pub(crate) struct Worker(WebSocketStream<MaybeTlsStream<TcpStream>>, u64);
 
 impl Worker {
-    async fn connect(api: &str, holds: Vec<HeldRun>) -> Self {
+    pub(crate) async fn connect(api: &str, holds: Vec<HeldRun>) -> Self {
         let mut request = format!("{}/q/q/worker", api.replace("http", "ws")).into_client_request().unwrap();
         let name = Encoding::MessagePack.subprotocol().parse().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", name);
-        let mut worker = Self(connect_async(request).await.unwrap().0);
+        let mut worker = Self(connect_async(request).await.unwrap().0, 0);
         let total = Capacity { cpus_milli: 1000, memory_bytes: None, gpus: 0 };
         let hello = WorkerHello {
             id: "w1".parse().unwrap(),
@@ -81,7 +81,13 @@ impl Worker {
             holds,
         };
         worker
-            .say(&ToBroker::Hello(Hello { version: PROTOCOL_VERSION, watch: false, resume: None, worker: Some(hello) }))
+            .say(&ToBroker::Hello(Hello {
+                version: PROTOCOL_VERSION,
+                version_min: None,
+                watch: false,
+                resume: None,
+                worker: Some(hello),
+            }))
             .await;
         worker
     }
@@ -103,9 +109,10 @@ impl Worker {
         tokio::time::timeout(DEADLINE, hearing).await.expect("the broker does not say what it should")
     }
 
-    async fn claim(&mut self) -> HeldRun {
+    pub(crate) async fn claim(&mut self) -> HeldRun {
         let free = Capacity { cpus_milli: 1000, memory_bytes: None, gpus: 0 };
-        self.say(&ToBroker::Claim { free, grants_seen: 0 }).await;
+        self.say(&ToBroker::Claim { free, grants_seen: self.1, req: None }).await;
+        self.1 += 1;
         self.hear(|message| if let FromBroker::Granted { run, .. } = message { Some(run) } else { None }).await
     }
 
@@ -117,11 +124,15 @@ impl Worker {
     }
 
     async fn finish(&mut self, run: HeldRun) {
+        self.finish_with(run, 5).await;
+    }
+
+    pub(crate) async fn finish_with(&mut self, run: HeldRun, exit_code: i64) {
         let finished = FinishedRun {
             job: run.job,
             run: run.run,
             outcome: RunOutcome::Success,
-            exit_code: Some(5),
+            exit_code: Some(exit_code),
             image: None,
             duration_ms: Some(10),
             finished: RawJson::new(RESULT),

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod array;
+mod documented;
+mod original;
 mod raw;
 mod shell;
 mod text;

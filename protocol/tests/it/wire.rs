@@ -7,10 +7,11 @@
 use protocol::codec::{CodecError, Encoding, MESSAGE_BYTES_MAX};
 use protocol::definition::Needs;
 use protocol::event::{Event, LostReason, RunOutcome, Via};
+use protocol::explain::{Estimate, Explanation, Fit, Lack, Line, Resource, Standing, WorkerFit};
 use protocol::id::{Digest, Head, ImageId, JobId, QueueKey, UnixMillis};
 use protocol::native::{
-    Capacity, FinishedRun, FromBroker, HeldRun, Hello, LogKind, LogLine, LogStep, StopReason, Submission, ToBroker,
-    WorkerHello, WorkerView,
+    Capacity, FinishedRun, FromBroker, HeldRun, Hello, JobDefinition, LogKind, LogLine, LogStep, StopReason,
+    Submission, ToBroker, WorkerHello, WorkerView,
 };
 use protocol::queue::QueueState;
 use protocol::raw::{RawJson, RecordBytes, StateBytes};
@@ -82,6 +83,7 @@ fn events() -> Vec<Event> {
             worker: Some(worker()),
             outcome: RunOutcome::TimedOut,
             result: RESULT,
+            exit_code: None,
         },
         Event::NamespaceJoined { job: JOB, namespace: namespace() },
         Event::NamespaceLeft { job: JOB, namespace: namespace() },
@@ -217,11 +219,19 @@ fn to_broker() -> Vec<(&'static str, ToBroker)> {
     let capacity = Capacity { cpus_milli: 4000, memory_bytes: Some(8 << 30), gpus: 2 };
     let definition = RawJson::new(r#"{"image":"alpine","command":"true"}"#);
     vec![
-        ("Hello.watch", ToBroker::Hello(Hello { version: 1, watch: true, resume: Some(HEAD), worker: None })),
+        (
+            "Hello.watch",
+            ToBroker::Hello(Hello { version: 1, version_min: None, watch: true, resume: Some(HEAD), worker: None }),
+        ),
+        (
+            "Hello.range",
+            ToBroker::Hello(Hello { version: 3, version_min: Some(1), watch: true, resume: None, worker: None }),
+        ),
         (
             "Hello.worker",
             ToBroker::Hello(Hello {
                 version: 1,
+                version_min: None,
                 watch: false,
                 resume: None,
                 worker: Some(WorkerHello {
@@ -248,7 +258,10 @@ fn to_broker() -> Vec<(&'static str, ToBroker)> {
         ("Delete", ToBroker::Delete { req: 3, job: JOB, namespace: None }),
         ("FollowLogs", ToBroker::FollowLogs { req: 4, job: JOB, kind: LogKind::Run, since: 10 }),
         ("UnfollowLogs", ToBroker::UnfollowLogs { req: 5, job: JOB, kind: LogKind::Build }),
-        ("Claim", ToBroker::Claim { free: capacity, grants_seen: 3 }),
+        ("Claim", ToBroker::Claim { free: capacity, grants_seen: 3, req: None }),
+        ("ClaimAsked", ToBroker::Claim { free: capacity, grants_seen: 3, req: Some(8) }),
+        ("GetDefinitions", ToBroker::GetDefinitions { req: 9, jobs: vec![JOB, OTHER] }),
+        ("Explain", ToBroker::Explain { req: 10, job: JOB }),
         ("Renew", ToBroker::Renew { runs: vec![RUN] }),
         (
             "Finish",
@@ -265,7 +278,8 @@ fn to_broker() -> Vec<(&'static str, ToBroker)> {
                 },
             },
         ),
-        ("HandBack", ToBroker::HandBack { req: 7, run: RUN, why: "disk full".to_owned() }),
+        ("HandBack", ToBroker::HandBack { req: 7, run: RUN, why: "disk full".to_owned(), busy: false }),
+        ("HandBackBusy", ToBroker::HandBack { req: 7, run: RUN, why: "no room".to_owned(), busy: true }),
         (
             "RunLogs",
             ToBroker::RunLogs {
@@ -279,6 +293,46 @@ fn to_broker() -> Vec<(&'static str, ToBroker)> {
             },
         ),
     ]
+}
+
+fn unknown() -> Explanation {
+    Explanation {
+        job: OTHER,
+        standing: Standing::Unknown,
+        reason: "there is no such job in this queue".to_owned(),
+        since_ms: None,
+        run: 0,
+        worker: None,
+        lost: 0,
+        line: None,
+        workers: Vec::new(),
+        workers_total: 0,
+        estimate: None,
+    }
+}
+
+fn explanation() -> Explanation {
+    let lack = Lack { what: Resource::Gpus, needs: 1, free: 0, total: 0 };
+    Explanation {
+        job: JOB,
+        standing: Standing::Waiting,
+        reason: "no worker offers a GPU".to_owned(),
+        since_ms: Some(AT),
+        run: 2,
+        worker: Some(worker()),
+        lost: 1,
+        line: Some(Line {
+            ahead: 4,
+            ahead_in_namespace: 1,
+            namespace: namespace(),
+            waiting: 9,
+            priority: -3,
+            needs: needs(),
+        }),
+        workers: vec![WorkerFit { id: worker(), fit: Fit::Never, lacks: vec![lack] }],
+        workers_total: 1,
+        estimate: Some(Estimate { starts_in_ms: 90_000, median_run_ms: 30_000, runs: 12, slots: 4 }),
+    }
 }
 
 fn from_broker() -> Vec<(&'static str, FromBroker)> {
@@ -311,6 +365,17 @@ fn from_broker() -> Vec<(&'static str, FromBroker)> {
             },
         ),
         ("Stop", FromBroker::Stop { run: RUN, why: StopReason::Cancelled }),
+        ("Claimed", FromBroker::Claimed { req: 8, granted: 4 }),
+        (
+            "Definitions",
+            FromBroker::Definitions {
+                req: 9,
+                definitions: vec![JobDefinition { job: JOB, definition: RawJson::new(r#"{"image":"alpine"}"#) }],
+                is_final: true,
+            },
+        ),
+        ("Explained", FromBroker::Explained { req: 10, explanation: Box::new(explanation()) }),
+        ("Explained.unknown", FromBroker::Explained { req: 10, explanation: Box::new(unknown()) }),
         ("Logs", FromBroker::Logs { job: JOB, kind: LogKind::Run, from: 10, lines: vec![line], is_final: false }),
     ]
 }

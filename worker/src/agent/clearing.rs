@@ -10,25 +10,22 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::context::Context;
+use crate::state_machine::QueueRun;
 
 /// How often a container's removal is tried, with [`REMOVE_PAUSE`] between: mounts stay busy for seconds at times.
 const REMOVE_TRIES: u32 = 6;
 const REMOVE_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is being cleared away.
+#[derive(Default)]
 pub(super) struct Clearing {
-    context: Arc<Context>,
     /// Each ends with the run whose container is gone, if it was of one: its GPUs may be given to others.
-    tasks: JoinSet<Option<HeldRun>>,
+    tasks: JoinSet<Option<QueueRun>>,
 }
 
 impl Clearing {
-    pub(super) fn new(context: Arc<Context>) -> Self {
-        Self { context, tasks: JoinSet::new() }
-    }
-
     /// Waits for the next removal to end and names the run whose container is gone; `None` when nothing is under way.
-    pub(super) async fn next(&mut self) -> Option<Option<HeldRun>> {
+    pub(super) async fn next(&mut self) -> Option<Option<QueueRun>> {
         self.tasks.join_next().await.map(|done| done.ok().flatten())
     }
 
@@ -42,8 +39,8 @@ impl Clearing {
     }
 
     /// Removes a container that no run here had.
-    pub(super) fn remains(&mut self, container: String) {
-        let context = Arc::clone(&self.context);
+    pub(super) fn remains(&mut self, context: &Arc<Context>, container: String) {
+        let context = Arc::clone(context);
         self.tasks.spawn(async move {
             remove_container(&context, Some(container)).await;
             None
@@ -51,8 +48,14 @@ impl Clearing {
     }
 
     /// Removes a run's container once its result is on disk: until then it is the only other copy of it.
-    pub(super) fn container_once_kept(&mut self, run: HeldRun, container: Option<String>, kept: oneshot::Receiver<()>) {
-        let context = Arc::clone(&self.context);
+    pub(super) fn container_once_kept(
+        &mut self,
+        context: &Arc<Context>,
+        run: QueueRun,
+        container: Option<String>,
+        kept: oneshot::Receiver<()>,
+    ) {
+        let context = Arc::clone(context);
         self.tasks.spawn(async move {
             // No answer: it cannot be kept, which was told.
             let _ = kept.await;
@@ -62,8 +65,8 @@ impl Clearing {
     }
 
     /// Removes a run's files.
-    pub(super) fn files(&mut self, run: HeldRun) {
-        let files = self.context.files.clone();
+    pub(super) fn files(&mut self, context: &Context, run: HeldRun) {
+        let files = context.files.clone();
         self.tasks.spawn(async move {
             files.remove(run).await;
             None
@@ -71,18 +74,18 @@ impl Clearing {
     }
 
     /// Removes all that a run has here.
-    pub(super) fn run(&mut self, run: HeldRun, container: Option<String>) {
-        let context = Arc::clone(&self.context);
+    pub(super) fn run(&mut self, context: &Arc<Context>, run: QueueRun, container: Option<String>) {
+        let context = Arc::clone(context);
         self.tasks.spawn(async move {
             remove_container(&context, container).await;
-            context.files.remove(run).await;
+            context.files.remove(run.run).await;
             Some(run)
         });
     }
 
     /// Removes directories that earlier processes left.
-    pub(super) fn sweep(&mut self, left_over: Vec<PathBuf>) {
-        let files = self.context.files.clone();
+    pub(super) fn sweep(&mut self, context: &Context, left_over: Vec<PathBuf>) {
+        let files = context.files.clone();
         self.tasks.spawn(async move {
             files.sweep(left_over).await;
             None

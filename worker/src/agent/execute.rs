@@ -154,8 +154,10 @@ async fn prepare(
         there.map_err(|error| Box::new(Ending::no_image(&error.to_string(), unix_now())))
     };
     let surroundings = async {
-        let there = context.surroundings.ensure(&context.engine).await;
-        there.map_err(|error| Box::new(Ending::engine("cannot make the network for jobs", &error, unix_now())))
+        let there = context.surroundings.ensure(&context.engine, &context.cache).await;
+        there.map_err(|error| {
+            Box::new(Ending::engine("cannot make the network or the cache volume for jobs", &error, unix_now()))
+        })
     };
     tokio::try_join!(inputs, image, surroundings).map(|_| ())
 }
@@ -173,13 +175,14 @@ fn plan<'a>(
         image,
         run,
         worker: &context.worker,
-        queue: &context.config.queue,
+        queue: &context.queue,
         api: &context.config.api,
         dirs,
         share,
         limits: context.config.limits,
         no_new_privileges: context.config.no_new_privileges,
         network: context.surroundings.network(),
+        cache: &context.cache,
         user: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         host_cpus: context.engine.host_cpus,
     }
@@ -208,7 +211,7 @@ async fn start(context: &Context, container: &str) -> Result<(), Error> {
     match context.engine.start(container).await {
         Err(error) if is_not_found(&error) => {
             context.surroundings.doubt().await;
-            context.surroundings.ensure(&context.engine).await?;
+            context.surroundings.ensure_network(&context.engine).await?;
             context.engine.start(container).await
         }
         started => started,

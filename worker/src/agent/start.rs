@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
-use protocol::id::QueueKey;
+use protocol::id::{QueueKey, QueueName, WorkerId};
 use protocol::native::{FinishedRun, HeldRun, WorkerHello};
+use tokio::sync::mpsc;
 use tracing::info;
 
+use super::lane::{Lane, Links};
 use super::{Agent, ExitSummary};
 use crate::adopt;
-use crate::config::{self, Config, DOCKER_HOST_DEFAULT};
-use crate::container::{Engine, Surroundings};
+use crate::config::{self, Config, ConfigError, DOCKER_HOST_DEFAULT};
+use crate::container::{Engine, Surroundings, cache_volume};
 use crate::context::Context;
 use crate::error::WorkerError;
 use crate::files::Files;
 use crate::identity::{DataLock, worker_id};
 use crate::images::Images;
-use crate::link::{self, LinkConfig, Report};
+use crate::link::{self, EVENTS_MAX, LinkConfig, Report};
 use crate::shutdown::Shutdown;
+use crate::state_machine::QueueIndex;
 use crate::state_machine::slots::Slots;
 use crate::tls;
 use crate::unacknowledged::Unacknowledged;
@@ -37,68 +40,103 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<ExitSummary, 
         engine = Engine::connect(host) => engine?,
         _ = shutdown.requested() => return Ok(ExitSummary::default()),
     };
-    let queue = QueueKey::of(&config.queue);
-    let api = config.api.clone();
-    let files = Files::open(&config.data_directory, queue, api, config.public_api.clone(), &tls)?;
-    let (store, kept) = Unacknowledged::open(&config.data_directory, queue)?;
+    let surroundings = Surroundings::new(config.network.clone());
+    surroundings
+        .ensure_network(&engine)
+        .await
+        .map_err(|source| WorkerError::Engine { what: "make the network for jobs", source })?;
     let slots = Slots::new(config.cpus, config.memory_bytes, gpus, config.limits.memory_bytes);
-    let context = Arc::new(Context {
-        surroundings: Surroundings::new(config.network.clone()),
-        images: Images::new(engine.clone()),
-        outbox: Arc::default(),
-        worker,
-        engine,
-        files,
-        config,
-    });
-    let prepared = context.surroundings.ensure(&context.engine).await;
-    prepared.map_err(|source| WorkerError::Engine { what: "make the network or the cache volume for jobs", source })?;
     info!(
-        worker.id = %context.worker, queue.key = queue.short(),
-        "worker {} offers {} CPUs and {} GPUs to a queue at {}",
-        context.worker, context.config.cpus, slots.total().gpus, context.config.api
+        worker.id = %worker,
+        "worker {worker} offers {} CPUs and {} GPUs to {} at {}",
+        config.cpus, slots.total().gpus, in_words(config.queues.len()), config.api
     );
-    let link = LinkConfig {
-        api: context.config.api.clone(),
-        queue: context.config.queue.clone(),
-        worker: hello(&context, &slots),
-        tls,
-    };
-    let mut agent = Agent::new(context, store, slots);
-    agent.take_up(kept).await?;
-    let (events, link) = link::start(link, Arc::clone(&agent.context.outbox));
-    agent.work(events, &mut shutdown).await;
-    Ok(agent.close(link).await)
+    let hello = hello(&config, &worker, &slots);
+    let (lanes, kept): (Vec<_>, Vec<_>) = lanes(config, worker, engine, surroundings, &tls)?.into_iter().unzip();
+    let mut agent = Agent::new(lanes, slots);
+    for (index, kept) in kept.into_iter().enumerate() {
+        agent.take_up(QueueIndex(index), kept).await?;
+    }
+    let (sender, events) = mpsc::channel(EVENTS_MAX);
+    let mut links = Links::default();
+    for (index, lane) in agent.lanes.iter().enumerate() {
+        let (context, worker, tls) = (&lane.context, hello.clone(), Arc::clone(&tls));
+        let index = QueueIndex(index);
+        let link = LinkConfig { api: context.config.api.clone(), queue: context.queue.clone(), index, worker, tls };
+        links.start(index, link::keep_connected(link, Arc::clone(&context.outbox), sender.clone()));
+    }
+    drop(sender);
+    agent.work(events, &mut links, &mut shutdown).await;
+    Ok(agent.close(links).await)
 }
 
-fn hello(context: &Context, slots: &Slots) -> WorkerHello {
+/// One for each queue, with the results that an earlier process kept.
+fn lanes(
+    config: Config,
+    worker: WorkerId,
+    engine: Engine,
+    surroundings: Surroundings,
+    tls: &rustls::ClientConfig,
+) -> Result<Vec<(Lane, Vec<FinishedRun>)>, WorkerError> {
+    let keys: Vec<QueueKey> = config.queues.iter().map(QueueKey::of).collect();
+    let stores = Unacknowledged::open(&config.data_directory, &keys)?;
+    let (api, public_api) = (config.api.clone(), config.public_api.clone());
+    let first = keys.first().copied().ok_or(ConfigError::Queues { given: 0 })?;
+    let files = Files::open(&config.data_directory, first, api, public_api, tls)?;
+    let (config, surroundings) = (Arc::new(config), Arc::new(surroundings));
+    let images = Arc::new(Images::new(engine.clone()));
+    let lane = |((queue, key), (store, kept)): ((&QueueName, QueueKey), _)| {
+        let context = Context {
+            config: Arc::clone(&config),
+            worker: worker.clone(),
+            engine: engine.clone(),
+            surroundings: Arc::clone(&surroundings),
+            images: Arc::clone(&images),
+            queue: queue.clone(),
+            key,
+            cache: cache_volume(&key),
+            files: files.of(key),
+            outbox: Arc::default(),
+        };
+        (Lane::new(Arc::new(context), store), kept)
+    };
+    Ok(config.queues.iter().zip(keys).zip(stores).map(lane).collect())
+}
+
+fn in_words(queues: usize) -> String {
+    if queues == 1 { "a queue".to_owned() } else { format!("{queues} queues") }
+}
+
+fn hello(config: &Config, worker: &WorkerId, slots: &Slots) -> WorkerHello {
     WorkerHello {
-        id: context.worker.clone(),
+        id: worker.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         total: slots.total(),
-        tags: context.config.tags.clone(),
-        max_duration_ms: Some(context.config.max_job_duration_ms),
+        tags: config.tags.clone(),
+        max_duration_ms: Some(config.max_job_duration_ms),
         holds: Vec::new(),
     }
 }
 
 impl Agent {
-    /// Goes on with what an earlier process left.
-    async fn take_up(&mut self, kept: Vec<FinishedRun>) -> Result<(), WorkerError> {
+    /// Goes on with what an earlier process left of a queue.
+    async fn take_up(&mut self, queue: QueueIndex, kept: Vec<FinishedRun>) -> Result<(), WorkerError> {
+        let context = Arc::clone(&self.lane(queue).context);
         let ended: Vec<HeldRun> = kept.iter().map(|run| HeldRun { job: run.job, run: run.run }).collect();
         for (run, finished) in ended.iter().zip(kept) {
-            self.context.outbox.report(*run, Report::Finish(finished));
+            context.outbox.report(*run, Report::Finish(finished));
         }
-        let left = adopt::look(&self.context, &ended).await?;
+        let left = adopt::look(&context, &ended).await?;
         let held: Vec<HeldRun> = ended.iter().copied().chain(left.adopted.iter().map(|adopted| adopted.run)).collect();
         for container in left.remains {
-            self.clearing.remains(container);
+            self.clearing.remains(&context, container);
         }
         for adopted in left.adopted {
             info!(job.id = %adopted.run.job, "adopts run {} of job {}", adopted.run.run, adopted.run.job);
-            self.adopt(adopted);
+            self.adopt(queue, adopted);
         }
-        self.clearing.sweep(self.context.files.left_over(held).await);
+        let left_over = context.files.left_over(held).await;
+        self.clearing.sweep(&context, left_over);
         Ok(())
     }
 }

@@ -1,13 +1,12 @@
 //! How the worker comes to its end.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use protocol::native::StopReason;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::info;
 
+use super::lane::Links;
 use super::{Agent, ExitSummary};
 use crate::shutdown::ShutdownMode;
 
@@ -15,7 +14,7 @@ use crate::shutdown::ShutdownMode;
 const LEAVE: Duration = Duration::from_secs(3);
 /// How long killing and handing back may take.
 const KILL: Duration = Duration::from_secs(20);
-/// How long the socket may take to close.
+/// How long the sockets may take to close.
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// Where the worker stands between work and end.
@@ -71,40 +70,26 @@ impl Agent {
         }
     }
 
-    /// Without a link nothing can be reported: what runs is left to the next start.
-    pub(super) fn on_link_lost(&mut self) {
-        self.leave();
-    }
-
-    /// Lets go of all containers; runs that have none yet are handed back.
-    fn leave(&mut self) {
+    /// Leaves what runs to the next start.
+    pub(super) fn leave(&mut self) {
         self.mode = Mode::Leaving(Instant::now() + LEAVE);
-        for (run, live) in std::mem::take(&mut self.live) {
-            live.task.abort();
-            if live.has_container.load(Ordering::Relaxed) {
-                self.summary.left_running += 1;
-            } else {
-                self.hand_back(run, "the worker is stopping");
-                self.clearing.run(run, None);
-            }
-        }
+        self.let_go(|_| true);
     }
 
     pub(super) fn is_done(&self) -> bool {
-        let is_idle = self.live.is_empty() && self.context.outbox.unsettled() == 0 && self.clearing.is_empty();
+        let is_idle = self.live.is_empty() && self.unsettled() == 0 && self.clearing.is_empty();
         self.is_over || (!matches!(self.mode, Mode::Working) && is_idle)
     }
 
-    /// Closes the line and says how it was.
-    pub(super) async fn close(mut self, link: JoinHandle<()>) -> ExitSummary {
+    /// Closes the lines and says how it was.
+    pub(super) async fn close(mut self, links: Links) -> ExitSummary {
         self.tasks.shutdown().await;
-        self.summary.unacknowledged = self.context.outbox.unsettled();
-        self.context.outbox.close();
-        let link_ended = link.abort_handle();
-        if timeout(CLOSE, link).await.is_err() {
-            link_ended.abort();
+        self.summary.unacknowledged = self.lanes.iter().map(|lane| lane.context.outbox.unsettled()).sum();
+        self.lanes.iter().for_each(|lane| lane.context.outbox.close());
+        links.close(CLOSE).await;
+        for lane in &self.lanes {
+            lane.store.flush().await;
         }
-        self.store.flush().await;
         self.summary
     }
 }

@@ -1,5 +1,7 @@
 //! What things are called at the engine; the same as the original's, so that its tools find them.
 
+use protocol::id::QueueKey;
+
 /// Marks everything that workers make.
 pub(super) const LABEL: &str = "container.mtfm.io";
 /// The worker.
@@ -15,5 +17,11 @@ pub(crate) const LABEL_GPUS: &str = "container.mtfm.io/gpus";
 
 /// The workers' bridge: out to the internet, not to each other.
 pub(super) const NETWORK: &str = "metaframe-container-worker-network";
-/// What all jobs on an engine share below `/job-cache`.
-pub(super) const CACHE_VOLUME: &str = "metaframe-container-worker-cache";
+/// What the volume begins with that a queue's jobs on an engine share below `/job-cache`.
+const CACHE_VOLUME: &str = "metaframe-container-worker-cache";
+
+/// The volume of a queue's jobs. The original has one for all, and with it lets each job read and replace what those of
+/// other queues keep there; a queue is a trust domain.
+pub(crate) fn cache_volume(queue: &QueueKey) -> String {
+    format!("{CACHE_VOLUME}-{queue}")
+}

@@ -8,7 +8,7 @@ use protocol::id::{QueueName, WorkerId};
 use protocol::native::HeldRun;
 use protocol::shell::{ShellError, parse_command};
 
-use super::names::{CACHE_VOLUME, LABEL, LABEL_GPUS, LABEL_ID, LABEL_QUEUE, LABEL_RUN, LABEL_WORKER};
+use super::names::{LABEL, LABEL_GPUS, LABEL_ID, LABEL_QUEUE, LABEL_RUN, LABEL_WORKER};
 use crate::config::{ApiAddress, JobLimits};
 use crate::files::RunDirs;
 use crate::state_machine::slots::Share;
@@ -30,6 +30,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) limits: JobLimits,
     pub(crate) no_new_privileges: bool,
     pub(crate) network: &'a str,
+    /// The volume that the queue's jobs share.
+    pub(crate) cache: &'a str,
     /// User and group of the worker.
     pub(crate) user: (u32, u32),
     pub(crate) host_cpus: u32,
@@ -162,7 +164,7 @@ fn binds(plan: &Plan<'_>) -> Result<Vec<String>, RequestError> {
         }
         binds.push(bind(&plan.dirs.config_file(name), name));
     }
-    binds.push(format!("{CACHE_VOLUME}:/job-cache:Z"));
+    binds.push(format!("{}:/job-cache:Z", plan.cache));
     Ok(binds)
 }
 
@@ -193,6 +195,7 @@ mod tests {
             limits: JobLimits::default(),
             no_new_privileges: false,
             network: super::super::names::NETWORK,
+            cache: "the-queues-cache",
             user: (0, 0),
             host_cpus: 2,
         };
@@ -229,7 +232,7 @@ mod tests {
                     "NetworkMode": "metaframe-container-worker-network",
                     "Binds": ["/d/j/a/1/inputs:/inputs:Z", "/d/j/a/1/outputs:/outputs:Z",
                         "/d/j/a/1/configFiles/etc/app.toml:/etc/app.toml:Z",
-                        "metaframe-container-worker-cache:/job-cache:Z"],
+                        "the-queues-cache:/job-cache:Z"],
                     "ShmSize": 2_147_483_648_i64,
                     "DeviceRequests": [{"Driver": "nvidia", "DeviceIDs": ["3"], "Capabilities": [["gpu"]]}],
                 },

@@ -1,7 +1,7 @@
-//! What every container needs beside its image: the workers' network and the shared cache volume. Made once, and again when
+//! What every container needs beside its image: the workers' network and its queue's cache volume. Made once, and again when
 //! somebody removed them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bollard::errors::Error;
 use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
@@ -9,50 +9,60 @@ use bollard::query_parameters::ListNetworksOptionsBuilder;
 use tokio::sync::Mutex;
 
 use super::engine::{Engine, is_not_found};
-use super::names::{CACHE_VOLUME, LABEL, NETWORK};
+use super::names::{LABEL, NETWORK};
 
 /// Remembers what stands.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     /// The network that containers are put on.
     network: String,
-    is_ready: Mutex<bool>,
+    ready: Mutex<Ready>,
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    network: bool,
+    caches: HashSet<String>,
 }
 
 impl Surroundings {
     /// For containers on `network`; the workers' own bridge when `None`.
     pub(crate) fn new(network: Option<String>) -> Self {
-        Self { network: network.unwrap_or_else(|| NETWORK.to_owned()), is_ready: Mutex::new(false) }
+        Self { network: network.unwrap_or_else(|| NETWORK.to_owned()), ready: Mutex::default() }
     }
 
     pub(crate) fn network(&self) -> &str {
         &self.network
     }
 
-    /// Makes what is missing, the first time or after [`Self::doubt`].
-    pub(crate) async fn ensure(&self, engine: &Engine) -> Result<(), Error> {
-        let mut is_ready = self.is_ready.lock().await;
-        if *is_ready {
-            return Ok(());
-        }
-        if self.network == NETWORK {
+    /// Makes the network if it is missing, the first time or after [`Self::doubt`].
+    pub(crate) async fn ensure_network(&self, engine: &Engine) -> Result<(), Error> {
+        let mut ready = self.ready.lock().await;
+        if !ready.network && self.network == NETWORK {
             ensure_network(engine).await?;
         }
-        engine
-            .docker()
-            .create_volume(VolumeCreateRequest {
-                name: Some(CACHE_VOLUME.to_owned()),
-                labels: Some(labels()),
-                ..VolumeCreateRequest::default()
-            })
-            .await?;
-        *is_ready = true;
+        ready.network = true;
+        Ok(())
+    }
+
+    /// The same for the network and the cache volume of that name.
+    pub(crate) async fn ensure(&self, engine: &Engine, cache: &str) -> Result<(), Error> {
+        self.ensure_network(engine).await?;
+        let mut ready = self.ready.lock().await;
+        if !ready.caches.contains(cache) {
+            let (name, labels) = (Some(cache.to_owned()), Some(labels()));
+            engine
+                .docker()
+                .create_volume(VolumeCreateRequest { name, labels, ..VolumeCreateRequest::default() })
+                .await?;
+            ready.caches.insert(cache.to_owned());
+        }
         Ok(())
     }
 
     /// Something was missing: look again next time.
     pub(crate) async fn doubt(&self) {
-        *self.is_ready.lock().await = false;
+        *self.ready.lock().await = Ready::default();
     }
 }
 

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use protocol::id::QueueName;
-use protocol::native::{Capacity, HeldRun, StopReason, WorkerHello};
+use protocol::native::{HeldRun, StopReason, WorkerHello};
 use protocol::raw::RawJson;
+use tokio::sync::mpsc;
 
 use crate::config::ApiAddress;
+use crate::state_machine::QueueIndex;
+use crate::state_machine::offers::AskNumber;
 
 /// A number for each connection, so that what belongs to an older one is not sent on a newer one.
 pub(crate) type Epoch = u64;
@@ -18,6 +21,10 @@ pub(crate) enum LinkEvent {
     Welcomed { epoch: Epoch, gone: Vec<HeldRun> },
     /// A run is ours.
     Granted { epoch: Epoch, run: HeldRun, definition: RawJson },
+    /// The broker has decided on the claim that asked; it has granted so many runs on this connection.
+    Claimed { epoch: Epoch, ask: AskNumber, granted: u64 },
+    /// The connection broke.
+    Lost { epoch: Epoch },
     /// A run is to be stopped and forgotten.
     Stop { run: HeldRun, why: StopReason },
     /// A run's end or return is on the broker's disk, or it does not want it.
@@ -26,14 +33,35 @@ pub(crate) enum LinkEvent {
     ResultRefused { run: HeldRun, why: String },
 }
 
+/// The way to the agent, with the name of the queue on all that goes over it.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    queue: QueueIndex,
+    sender: mpsc::Sender<(QueueIndex, LinkEvent)>,
+}
+
+impl Events {
+    pub(super) fn new(queue: QueueIndex, sender: mpsc::Sender<(QueueIndex, LinkEvent)>) -> Self {
+        Self { queue, sender }
+    }
+
+    /// Waits until the agent has room for it; `false` when it is gone.
+    pub(super) async fn tell(&self, event: LinkEvent) -> bool {
+        self.sender.send((self.queue, event)).await.is_ok()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
 /// What the link has to know.
 pub(crate) struct LinkConfig {
     pub(crate) api: ApiAddress,
     pub(crate) queue: QueueName,
+    /// The queue's place among the worker's.
+    pub(crate) index: QueueIndex,
     /// Who the worker is; what it holds is in the outbox.
     pub(crate) worker: WorkerHello,
     pub(crate) tls: Arc<rustls::ClientConfig>,
 }
-
-/// Nothing on offer: what a worker claims that takes no more runs.
-pub(crate) const NOTHING: Capacity = Capacity { cpus_milli: 0, memory_bytes: Some(0), gpus: 0 };

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::backlog::{Backlog, Batch};
 use super::event::Epoch;
+use crate::state_machine::offers::{AskNumber, Offer};
 
 /// How long after a passing refusal ("busy") a report is sent again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -27,6 +28,8 @@ pub(crate) enum Report {
     HandBack {
         /// For the broker's log.
         why: String,
+        /// Whether there only was no room left, as another queue was faster.
+        busy: bool,
     },
 }
 
@@ -49,8 +52,20 @@ struct State {
     backlog: Backlog,
     reports: BTreeMap<HeldRun, Pending>,
     next_req: RequestId,
-    claim: Option<(Capacity, u64)>,
+    /// To be sent.
+    claim: Option<Claim>,
+    /// What was sent last.
+    claimed: Option<Claim>,
+    /// As which request an ask went out.
+    asked: Option<(RequestId, AskNumber)>,
     holds: BTreeSet<HeldRun>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    free: Capacity,
+    grants_seen: u64,
+    ask: Option<AskNumber>,
 }
 
 #[derive(Debug)]
@@ -105,10 +120,10 @@ impl Outbox {
     }
 
     /// Says what is free, for the connection `epoch` only; replaces what was said before.
-    pub(crate) fn claim(&self, epoch: Epoch, free: Capacity, grants_seen: u64) {
+    pub(crate) fn claim(&self, epoch: Epoch, offer: &Offer) {
         let mut state = self.state();
         if state.epoch == Some(epoch) {
-            state.claim = Some((free, grants_seen));
+            state.claim = Some(Claim { free: offer.free, grants_seen: offer.grants_seen, ask: offer.ask });
             drop(state);
             self.wake.notify_one();
         }
@@ -166,7 +181,7 @@ impl Outbox {
     pub(super) fn connected(&self, epoch: Epoch) {
         let mut state = self.state();
         state.epoch = Some(epoch);
-        state.claim = None;
+        (state.claim, state.claimed, state.asked) = (None, None, None);
         state.backlog.resend();
         for pending in state.reports.values_mut() {
             pending.sent_as = None;
@@ -208,6 +223,11 @@ impl Outbox {
         self.state().reports.iter().find(|(_, pending)| pending.sent_as == Some(req)).map(|(run, _)| *run)
     }
 
+    /// Which ask a request number stands for.
+    pub(super) fn ask_of(&self, req: RequestId) -> Option<AskNumber> {
+        self.state().asked.filter(|(asked, _)| *asked == req).map(|(_, ask)| ask)
+    }
+
     /// A report was refused for now.
     pub(super) fn retry_later(&self, run: HeldRun, now: Instant) {
         if let Some(pending) = self.state().reports.get_mut(&run) {
@@ -224,7 +244,7 @@ impl Outbox {
 
 impl State {
     fn next_report(&mut self, now: Instant) -> Option<ToBroker> {
-        let Self { reports, backlog, next_req, .. } = self;
+        let Self { reports, backlog, next_req, claim, claimed, .. } = self;
         let is_next = |pending: &Pending| pending.is_due(now) && backlog.is_sent_up_to(pending.after);
         let (&run, pending) = reports.iter_mut().find(|(_, pending)| is_next(pending))?;
         let req = *next_req;
@@ -232,7 +252,13 @@ impl State {
         pending.sent_as = Some(req);
         Some(match &pending.report {
             Report::Finish(finished) => ToBroker::Finish { req, run: finished.clone() },
-            Report::HandBack { why } => ToBroker::HandBack { req, run, why: why.clone() },
+            Report::HandBack { why, busy } => {
+                if pending.due.is_some() {
+                    // Late: the claim that offers the run again must come after it.
+                    *claim = claim.or(claimed.map(|claimed| Claim { ask: None, ..claimed }));
+                }
+                ToBroker::HandBack { req, run, why: why.clone(), busy: *busy }
+            }
         })
     }
 
@@ -240,145 +266,17 @@ impl State {
         if self.reports.values().any(|pending| pending.is_due(now)) {
             return None;
         }
-        self.claim.take().map(|(free, grants_seen)| ToBroker::Claim { free, grants_seen })
+        let claim = self.claim.take()?;
+        self.claimed = Some(claim);
+        let req = claim.ask.map(|ask| {
+            let req = self.next_req;
+            self.next_req += 1;
+            self.asked = Some((req, ask));
+            req
+        });
+        Some(ToBroker::Claim { free: claim.free, grants_seen: claim.grants_seen, req })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use protocol::id::{JobId, UnixMillis};
-
-    use super::*;
-    use crate::link::backlog::LOG_BYTES_MAX;
-
-    fn run(number: u32) -> HeldRun {
-        HeldRun { job: JobId::from_bytes([2; 32]), run: number }
-    }
-
-    fn lines(count: usize, bytes: usize) -> Vec<LogLine> {
-        vec![LogLine { text: "x".repeat(bytes), at_ms: UnixMillis(1), stderr: false }; count]
-    }
-
-    fn hand_back() -> Report {
-        Report::HandBack { why: "test".to_owned() }
-    }
-
-    fn drain(outbox: &Outbox) -> Vec<ToBroker> {
-        std::iter::from_fn(|| outbox.next_message(Instant::now())).collect()
-    }
-
-    #[tokio::test]
-    async fn logs_go_before_the_end_of_their_run() {
-        let outbox = Outbox::default();
-        outbox.connected(1);
-        outbox.push_logs(run(1), LogStep::Run, 0, lines(1, 1)).await;
-        outbox.report(run(1), hand_back());
-        let sent = drain(&outbox);
-        assert!(matches!(sent[..], [ToBroker::RunLogs { .. }, ToBroker::HandBack { .. }]), "{sent:?}");
-        // Both may be lost with the line, and go again in the same order.
-        outbox.connected(2);
-        let sent = drain(&outbox);
-        assert!(matches!(sent[..], [ToBroker::RunLogs { .. }, ToBroker::HandBack { .. }]), "{sent:?}");
-    }
-
-    #[tokio::test]
-    async fn an_end_and_then_the_claim_go_before_what_another_run_prints_later() {
-        let outbox = Outbox::default();
-        outbox.connected(1);
-        outbox.push_logs(run(1), LogStep::Run, 0, lines(1, 1)).await;
-        outbox.report(run(2), hand_back());
-        outbox.claim(1, Capacity::default(), 0);
-        outbox.push_logs(run(1), LogStep::Run, 1, lines(1, 1)).await;
-        let sent = drain(&outbox);
-        assert!(
-            matches!(
-                sent[..],
-                [
-                    ToBroker::RunLogs { first: 0, .. },
-                    ToBroker::HandBack { .. },
-                    ToBroker::Claim { .. },
-                    ToBroker::RunLogs { first: 1, .. }
-                ]
-            ),
-            "{sent:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn an_end_is_sent_again_on_each_connection_until_it_is_settled() {
-        let outbox = Outbox::default();
-        outbox.connected(1);
-        outbox.report(run(1), hand_back());
-        assert_eq!(drain(&outbox).len(), 1);
-        assert_eq!(drain(&outbox).len(), 0);
-        outbox.disconnected();
-        outbox.connected(2);
-        let sent = drain(&outbox);
-        let [ToBroker::HandBack { req, .. }] = sent[..] else { panic!("{sent:?}") };
-        assert_eq!(outbox.run_of(req), Some(run(1)));
-        outbox.forget(run(1));
-        outbox.connected(3);
-        assert_eq!(drain(&outbox).len(), 0);
-        assert_eq!(outbox.holds(), []);
-    }
-
-    #[tokio::test]
-    async fn lines_that_a_broken_connection_may_have_lost_are_sent_again_and_those_that_arrived_are_not() {
-        let outbox = Outbox::default();
-        outbox.connected(1);
-        outbox.push_logs(run(1), LogStep::Run, 0, lines(1, 1)).await;
-        drain(&outbox);
-        let ping = outbox.next_ping(0).unwrap();
-        outbox.push_logs(run(1), LogStep::Run, 1, lines(1, 1)).await;
-        drain(&outbox);
-        outbox.on_pong(ping);
-        outbox.disconnected();
-        outbox.connected(2);
-        let sent = drain(&outbox);
-        assert!(matches!(sent[..], [ToBroker::RunLogs { first: 1, .. }]), "{sent:?}");
-    }
-
-    #[tokio::test]
-    async fn without_a_connection_the_oldest_lines_go_and_a_line_says_so_but_ends_stay() {
-        let outbox = Outbox::default();
-        for batch in 0..20 {
-            outbox.push_logs(run(1), LogStep::Run, batch, lines(1, LOG_BYTES_MAX / 10)).await;
-        }
-        outbox.report(run(1), hand_back());
-        assert!(outbox.log_bytes() <= LOG_BYTES_MAX);
-        outbox.connected(1);
-        let sent = drain(&outbox);
-        let ToBroker::RunLogs { first, lines, .. } = &sent[0] else { panic!("{sent:?}") };
-        assert!(lines[0].text.contains("lines were lost"), "{}", lines[0].text);
-        assert_eq!(lines.len(), 2);
-        // The last batch is number 19, one line each.
-        assert_eq!(*first + lines.len() as u64 + sent.len() as u64 - 2, 20);
-        assert!(matches!(sent.last(), Some(ToBroker::HandBack { .. })));
-    }
-
-    #[tokio::test]
-    async fn on_a_slow_connection_nothing_is_dropped_and_the_writer_waits() {
-        let outbox = Outbox::default();
-        outbox.connected(1);
-        outbox.push_logs(run(1), LogStep::Run, 0, lines(1, LOG_BYTES_MAX - 100)).await;
-        let second = outbox.push_logs(run(1), LogStep::Run, 1, lines(1, 1000));
-        tokio::pin!(second);
-        assert!(futures_util::poll!(second.as_mut()).is_pending());
-        drain(&outbox);
-        outbox.on_pong(outbox.next_ping(0).unwrap());
-        second.await;
-        assert!(matches!(drain(&outbox)[..], [ToBroker::RunLogs { first: 1, .. }]));
-    }
-
-    #[tokio::test]
-    async fn a_claim_belongs_to_its_connection_and_only_the_newest_is_sent() {
-        let outbox = Outbox::default();
-        outbox.connected(2);
-        let free = |cpus_milli| Capacity { cpus_milli, ..Capacity::default() };
-        outbox.claim(1, free(1), 0);
-        assert_eq!(drain(&outbox).len(), 0);
-        outbox.claim(2, free(1), 0);
-        outbox.claim(2, free(2), 1);
-        assert_eq!(drain(&outbox), [ToBroker::Claim { free: free(2), grants_seen: 1 }]);
-    }
-}
+mod tests;

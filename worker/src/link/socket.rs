@@ -11,7 +11,7 @@ use protocol::codec::{Encoding, FRAME_BYTES_MAX};
 use protocol::id::QueueKey;
 use protocol::native::{FromBroker, HeldRun, Hello, ToBroker, WorkerHello};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 use tracing::{debug, info, warn};
 
-use super::event::{Epoch, LinkConfig, LinkEvent};
+use super::event::{Epoch, Events, LinkConfig, LinkEvent};
 use super::outbox::Outbox;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -57,12 +57,7 @@ pub(super) struct Ended {
 }
 
 /// Connects and stays until the line breaks or the outbox is closed and empty.
-pub(super) async fn serve(
-    config: &LinkConfig,
-    outbox: &Arc<Outbox>,
-    events: &mpsc::Sender<LinkEvent>,
-    epoch: Epoch,
-) -> Ended {
+pub(super) async fn serve(config: &LinkConfig, outbox: &Arc<Outbox>, events: &Events, epoch: Epoch) -> Ended {
     let not_welcomed = |why| Ended { was_welcomed: false, why };
     let (socket, welcome) = match timeout(CONNECT, connect(config, outbox)).await {
         Ok(Ok(connected)) => connected,
@@ -72,7 +67,7 @@ pub(super) async fn serve(
     let Welcome { lease_ms, gone, queue } = welcome;
     info!(queue.key = queue.short(), "connected to the broker at {}", config.api);
     outbox.connected(epoch);
-    if events.send(LinkEvent::Welcomed { epoch, gone }).await.is_err() {
+    if !events.tell(LinkEvent::Welcomed { epoch, gone }).await {
         return not_welcomed("the worker stops".to_owned());
     }
     let (sink, stream) = socket.split();
@@ -113,7 +108,8 @@ async fn connect(config: &LinkConfig, outbox: &Outbox) -> Result<(Socket, Welcom
             .await
             .map_err(|error| handshake_words(&error))?;
     let worker = WorkerHello { holds: outbox.holds(), ..config.worker.clone() };
-    let hello = Hello { version: PROTOCOL_VERSION, watch: false, resume: None, worker: Some(worker) };
+    let hello =
+        Hello { version: PROTOCOL_VERSION, version_min: None, watch: false, resume: None, worker: Some(worker) };
     socket.send(frame(&ToBroker::Hello(hello))).await.map_err(|error| error.to_string())?;
     loop {
         match socket.next().await {
@@ -169,7 +165,7 @@ fn decode(message: &Message) -> Result<Option<FromBroker>, String> {
 async fn read(
     mut stream: SplitStream<Socket>,
     outbox: &Outbox,
-    events: &mpsc::Sender<LinkEvent>,
+    events: &Events,
     epoch: Epoch,
     leases: &watch::Sender<Duration>,
 ) -> String {
@@ -193,7 +189,7 @@ async fn read(
             Err(why) => return why,
         };
         if let Some(event) = event
-            && events.send(event).await.is_err()
+            && !events.tell(event).await
         {
             return "the worker stops".to_owned();
         }
@@ -240,7 +236,12 @@ fn on_message(
             warn!("the broker refused a message: {code}: {message}");
             None
         }
+        FromBroker::Claimed { req, granted } => {
+            outbox.ask_of(req).map(|ask| LinkEvent::Claimed { epoch, ask, granted })
+        }
         FromBroker::Welcome { .. }
+        | FromBroker::Definitions { .. }
+        | FromBroker::Explained { .. }
         | FromBroker::Snapshot { .. }
         | FromBroker::Events { .. }
         | FromBroker::Presence { .. }

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::definition::Needs;
+use protocol::id::JobId;
 use protocol::native::{Capacity, HeldRun};
+
+use super::{QueueIndex, QueueRun};
 
 /// What a job takes that states no CPUs: one, so that `--cpus` bounds how many such jobs run at once.
 pub(crate) const CPUS_MILLI_UNSTATED: u32 = 1000;
@@ -36,7 +39,7 @@ pub(crate) struct Slots {
     gpus: Vec<String>,
     /// The most memory that one job may state: what is above it must never be offered.
     memory_per_job_max: Option<u64>,
-    held: BTreeMap<HeldRun, Share>,
+    held: BTreeMap<QueueRun, Share>,
 }
 
 impl Slots {
@@ -63,6 +66,13 @@ impl Slots {
         self.offer(self.free_cpus_milli(), memory, self.free_gpus().count())
     }
 
+    /// The thousandths of a CPU that a queue's runs hold.
+    pub(crate) fn used_cpus_milli(&self, queue: QueueIndex) -> u32 {
+        let first = QueueRun { queue, run: HeldRun { job: JobId::from_bytes([0; 32]), run: 0 } };
+        let of_queue = self.held.range(first..).take_while(|(run, _)| run.queue == queue);
+        of_queue.fold(0, |sum: u32, (_, share)| sum.saturating_add(share.cpus_milli))
+    }
+
     fn offer(&self, cpus_milli: u32, memory_bytes: Option<u64>, gpus: usize) -> Capacity {
         let memory_bytes = match (memory_bytes, self.memory_per_job_max) {
             (Some(free), Some(max)) => Some(free.min(max)),
@@ -82,7 +92,7 @@ impl Slots {
     }
 
     /// Gives `run` what it needs, if that is free.
-    pub(crate) fn take(&mut self, run: HeldRun, needs: &Needs) -> Result<Share, DoesNotFit> {
+    pub(crate) fn take(&mut self, run: QueueRun, needs: &Needs) -> Result<Share, DoesNotFit> {
         let free = self.free();
         let cpus_milli = needs.cpus_milli.unwrap_or(CPUS_MILLI_UNSTATED);
         let memory_bytes = needs.memory_bytes.unwrap_or(0);
@@ -99,7 +109,7 @@ impl Slots {
     }
 
     /// Counts a run that is already going on, whether it fits or not.
-    pub(crate) fn adopt(&mut self, run: HeldRun, needs: &Needs, gpus: Vec<String>) -> Share {
+    pub(crate) fn adopt(&mut self, run: QueueRun, needs: &Needs, gpus: Vec<String>) -> Share {
         let share = Share {
             cpus_milli: needs.cpus_milli.unwrap_or(CPUS_MILLI_UNSTATED),
             memory_bytes: needs.memory_bytes.unwrap_or(0),
@@ -110,7 +120,7 @@ impl Slots {
     }
 
     /// Frees all of a run but its GPUs, which are free only when its container is gone.
-    pub(crate) fn release_all_but_gpus(&mut self, run: HeldRun) {
+    pub(crate) fn release_all_but_gpus(&mut self, run: QueueRun) {
         match self.held.get_mut(&run) {
             Some(share) if !share.gpus.is_empty() => {
                 share.cpus_milli = 0;
@@ -123,19 +133,21 @@ impl Slots {
     }
 
     /// Frees what a run held; `false` when that was nothing.
-    pub(crate) fn release(&mut self, run: HeldRun) -> bool {
+    pub(crate) fn release(&mut self, run: QueueRun) -> bool {
         self.held.remove(&run).is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use protocol::id::JobId;
-
     use super::*;
 
-    fn run(number: u32) -> HeldRun {
-        HeldRun { job: JobId::from_bytes([1; 32]), run: number }
+    fn run(number: u32) -> QueueRun {
+        of(0, number)
+    }
+
+    fn of(queue: usize, number: u32) -> QueueRun {
+        QueueRun { queue: QueueIndex(queue), run: HeldRun { job: JobId::from_bytes([1; 32]), run: number } }
     }
 
     fn gpus(count: u32) -> Vec<String> {
@@ -192,5 +204,15 @@ mod tests {
         assert_eq!((slots.free().cpus_milli, slots.free().gpus), (0, 0));
         slots.release(run(1));
         assert_eq!(slots.free(), slots.total());
+    }
+
+    #[test]
+    fn the_same_run_of_two_queues_is_two_and_each_queue_is_counted_apart() {
+        let mut slots = Slots::new(4, None, Vec::new(), None);
+        slots.take(of(0, 1), &Needs::default()).unwrap();
+        slots.take(of(1, 1), &Needs { cpus_milli: Some(2500), ..Needs::default() }).unwrap();
+        assert_eq!((slots.used_cpus_milli(QueueIndex(0)), slots.used_cpus_milli(QueueIndex(1))), (1000, 2500));
+        slots.release(of(0, 1));
+        assert_eq!((slots.used_cpus_milli(QueueIndex(0)), slots.free().cpus_milli), (0, 1500));
     }
 }

@@ -51,7 +51,8 @@ async fn one_data_directory_has_one_worker() {
 #[tokio::test]
 async fn without_an_engine_a_worker_says_where_it_looked() {
     let data = tempfile::tempdir().unwrap();
-    let mut config = Config::new("q".parse().unwrap(), "http://127.0.0.1:9".parse().unwrap(), data.path().join("d"));
+    let mut config =
+        Config::new(vec!["q".parse().unwrap()], "http://127.0.0.1:9".parse().unwrap(), data.path().join("d"));
     config.docker_host = Some(format!("unix://{}", Path::new("/nowhere/docker.sock").display()));
     let (_shutdown, asked) = shutdown_pair();
     let error = worker::run(config, asked).await.unwrap_err();

@@ -9,5 +9,6 @@ mod engine_gone;
 mod hostile;
 mod link;
 mod pulling;
+mod queues;
 mod running;
 mod support;

@@ -1,6 +1,7 @@
 //! What the tests share: an Engine if there is one, a scripted broker, a worker with a data directory of its own.
 
 pub(crate) mod engine;
+pub(crate) mod grid;
 pub(crate) mod peer;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 use worker::{Config, ExitSummary, ShutdownHandle, ShutdownMode, WorkerError, shutdown_pair};
 
 pub(crate) use engine::TestEngine;
+pub(crate) use grid::Grid;
 pub(crate) use peer::{Line, Peer};
 
 /// A queue with a worker that is started and stopped against it.
@@ -39,7 +41,7 @@ impl Site {
 
     pub(crate) fn config(&self) -> Config {
         let data: PathBuf = self.data.path().join("remote");
-        let mut config = Config::new(self.queue.clone(), self.peer.address().parse().unwrap(), data);
+        let mut config = Config::new(vec![self.queue.clone()], self.peer.address().parse().unwrap(), data);
         config.docker_host = Some(self.engine.host.clone());
         // Without a bridge a container starts in half the time.
         config.network = Some("none".to_owned());
@@ -54,8 +56,7 @@ impl Site {
     pub(crate) fn start_with(&self, change: impl FnOnce(&mut Config)) -> Running {
         let mut config = self.config();
         change(&mut config);
-        let (shutdown, asked) = shutdown_pair();
-        Running { shutdown, task: tokio::spawn(worker::run(config, asked)) }
+        run_worker(config)
     }
 
     /// Starts a worker and lets it in.
@@ -70,10 +71,15 @@ impl Site {
         (running, line)
     }
 
-    /// No container of this queue is left.
+    /// No container of this queue is left; nor is what its jobs shared.
     pub(crate) async fn assert_clean(&self) {
-        self.engine.until_containers(&self.queue, 0).await;
+        self.engine.until_clean(&self.queue).await;
     }
+}
+
+pub(crate) fn run_worker(config: Config) -> Running {
+    let (shutdown, asked) = shutdown_pair();
+    Running { shutdown, task: tokio::spawn(worker::run(config, asked)) }
 }
 
 impl Running {

@@ -5,18 +5,19 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use protocol::id::{Digest, JobId, UnixMillis};
+use protocol::id::UnixMillis;
 use protocol::native::FromBroker;
-use protocol::raw::{RawJson, RecordBytes};
+use protocol::raw::RawJson;
 use tracing::warn;
 
-use super::{Session, Task};
+use super::Task;
+use super::lane::{Pending, Reader};
 use crate::engine::ask::{Done, Release, ReplyTo};
-use crate::engine::outbox::{Outbox, Outgoing, Shared};
+use crate::engine::outbox::Outgoing;
 use crate::engine::stats::Counters;
 use crate::journal::{Batch, EncodedRecord, JournalError, Tail};
 use crate::refusal::Refusal;
-use crate::rules::command::{Command, Effect};
+use crate::rules::command::Effect;
 
 /// About what a job takes in a snapshot, in bytes: what the next snapshot's size is guessed from.
 const JOB_BYTES: u64 = 300;
@@ -60,7 +61,8 @@ impl Task {
             }
             return;
         }
-        self.snapshot = None;
+        self.engine.0.counters.note(&self.core);
+        self.snapshots.forget_newest();
         for record in &held.records {
             self.tail.add(record.bytes.len() as u64);
             self.recent.push(record);
@@ -97,26 +99,24 @@ impl Task {
         for release in held.releases {
             release();
         }
-        if let (Some(first), true) = (held.records.first(), self.sessions.values().any(|session| session.watches)) {
-            let records = held.records.iter().map(|record| RecordBytes(record.bytes.clone())).collect();
-            let events = Shared::new(FromBroker::Events { from_seq: first.seq, records });
-            let wants = |session: &&mut Session| session.watches && !session.behind && session.since < first.seq;
-            for session in self.sessions.values_mut().filter(wants) {
-                session.behind = !session.outbox.may(&events);
-            }
-        }
+        self.news(held.records);
     }
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Grant { session, run, body, debug } => {
                 Counters::count(&self.engine.0.counters.claims);
-                let Some(session) = self.sessions.get(&session) else { return };
+                let id = session;
+                let Some(session) = self.sessions.get(&id) else { return };
                 let lease_ms = self.engine.0.config.limits.lease_ms;
-                let granted = move |definition| FromBroker::Granted { run, definition, lease_ms, debug };
-                match self.fresh_bodies.get(body).and_then(text_of) {
-                    Some(definition) => session.outbox.must(granted(definition)),
-                    None => self.grant_from_disk(session.outbox.clone(), run.job, body, granted),
+                let grant = Pending { session: id, run, body, lease_ms, debug };
+                match self.fresh_bodies.get(body).filter(|_| session.lane.is_idle()).and_then(text_of) {
+                    Some(definition) => session.outbox.must(grant.granted(definition)),
+                    None => {
+                        let queue = self.engine.queue_by_key(self.core.queue());
+                        let reader = self.reader.get_or_insert_with(|| Reader::start(&self.engine, queue.key()));
+                        reader.send(&session.lane, grant, &session.outbox, queue);
+                    }
                 }
             }
             Effect::Stop { session, run, why } => {
@@ -125,7 +125,7 @@ impl Task {
                 }
             }
             Effect::Replace { session } => {
-                if let Some(session) = self.sessions.remove(&session) {
+                if let Some(session) = self.detach(session) {
                     let message = "another socket registered this worker's id";
                     session.outbox.must_out(Outgoing::Close { code: "replaced", message });
                 }
@@ -141,32 +141,6 @@ impl Task {
             }
             Effect::PresenceChanged => self.presence_changed(),
         }
-    }
-
-    /// Reads a definition that is not in memory, off this task. One that cannot be read ends its job, with the reason.
-    fn grant_from_disk(
-        &self,
-        outbox: Outbox,
-        job: JobId,
-        body: Digest,
-        granted: impl FnOnce(RawJson) -> FromBroker + Send + 'static,
-    ) {
-        let handle = self.engine.queue_by_key(self.core.queue());
-        tokio::spawn(async move {
-            let Some(room) = outbox.definition_room().await else { return };
-            let why = match handle.body(body).await {
-                Ok(Some(bytes)) => match text_of(bytes.as_ref().into()) {
-                    Some(definition) => {
-                        return outbox.must_out(Outgoing::Definition(Box::new(granted(definition)), room));
-                    }
-                    None => "its definition is not text",
-                },
-                Ok(None) => "its definition is not stored any more",
-                Err(_) => "its definition cannot be read",
-            };
-            warn!(job = %job, "job {job} is given up: {why}");
-            let _ = handle.command(Command::Abandon { job, why: why.to_owned() }, ReplyTo::Nobody).await;
-        });
     }
 
     /// Keeps a snapshot, off this task and once it is on disk, when replaying the tail would take too long.

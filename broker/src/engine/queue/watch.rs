@@ -1,40 +1,61 @@
-//! Sockets that are attached to the queue: what they get when they come, and what they are told.
+//! Sockets that are attached to the queue: what they get when they come or come back.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use protocol::id::{Head, QueueKey, Seq};
 use protocol::native::FromBroker;
-use protocol::raw::{RecordBytes, StateBytes};
+use protocol::raw::RecordBytes;
 use tokio::time::Instant;
 
 use super::Task;
+use super::lane::Lane;
 use crate::clock;
+use crate::engine::Engine;
 use crate::engine::ask::{Ask, Attach, ReplyTo, rejected};
-use crate::engine::outbox::{Outbox, Outgoing, Shared};
-use crate::engine::stats::Counters;
-use crate::engine::{Engine, PresenceView};
+use crate::engine::outbox::{Outbox, Outgoing};
 use crate::journal::EncodedRecord;
 use crate::rules::command::{Answer, Command, SessionId};
 
-/// How soon watchers hear of a change in who is connected, and how often those that are behind are looked at.
-pub(super) const TELL_EVERY: Duration = Duration::from_millis(50);
-
 /// Records in one message of those that catch up: a message stays well under a socket's frame limit.
-const RECORDS_PER_MESSAGE: usize = 1_000;
+pub(super) const RECORDS_PER_MESSAGE: usize = 1_000;
 
-/// Bytes read from disk at once for a socket that catches up.
-const CATCH_UP_BYTES: usize = 256 * 1024;
+/// Bytes read from disk at once for a socket that catches up: a thousand may at the same time.
+const CATCH_UP_BYTES: usize = 64 * 1024;
 
 /// A socket that is attached to the queue.
 pub(super) struct Session {
     pub(super) outbox: Outbox,
     pub(super) watches: bool,
-    pub(super) is_worker: bool,
-    /// It has everything up to here; batches that begin later are news to it.
+    /// How many pages or programs it is: one, unless it is a worker's or stands for others.
+    pub(super) pages: u32,
+    /// It has everything up to here; records after it are news to it.
     pub(super) since: Seq,
-    /// Its line was full: it has missed records and needs a snapshot.
-    pub(super) behind: bool,
+    /// It is to start (again) from a snapshot: its line was full and it has missed records, or too many snapshots are under way.
+    pub(super) wants: Option<Wants>,
+    /// Its welcome is out: nothing goes before that.
+    welcomed: Arc<AtomicBool>,
+    /// It has not been told who is connected.
+    pub(super) misses_presence: bool,
+    /// The snapshot that it was given last, to know whether it is still sending it.
+    pub(super) given: std::sync::Weak<crate::engine::outbox::Shared>,
+    /// Grants whose definitions are read from disk.
+    pub(super) lane: Arc<Lane>,
+}
+
+impl Session {
+    pub(super) fn is_welcomed(&self) -> bool {
+        self.welcomed.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a socket waits for a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// It has just come.
+    First,
+    /// It did not keep up: first it has to read what waits for it.
+    Again,
 }
 
 impl Task {
@@ -42,14 +63,21 @@ impl Task {
         // Records of the batch being filled came before this socket: no batch may hold both what it begins with and news.
         self.seal();
         let Attach { session, outbox, hello } = attach;
+        let version = hello.version;
+        let welcomed = Arc::new(AtomicBool::new(false));
+        self.watching += usize::from(hello.watch);
         self.sessions.insert(
             session,
             Session {
                 outbox: outbox.clone(),
                 watches: hello.watch,
-                is_worker: hello.worker.is_some(),
+                pages: u32::from(hello.worker.is_none()),
                 since: Seq::MAX,
-                behind: false,
+                wants: None,
+                welcomed: welcomed.clone(),
+                misses_presence: hello.watch,
+                given: std::sync::Weak::new(),
+                lane: Arc::default(),
             },
         );
         let mut gone = Vec::new();
@@ -67,11 +95,14 @@ impl Task {
         let head = self.core.state().head();
         let lease_ms = self.engine.0.config.limits.lease_ms;
         let queue = self.core.queue();
-        let welcome = FromBroker::Welcome { version: protocol::PROTOCOL_VERSION, queue, head, lease_ms, gone };
-        self.batch.releases.push(Box::new(move || outbox.must(welcome)));
+        let welcome = FromBroker::Welcome { version, queue, head, lease_ms, gone };
+        self.batch.releases.push(Box::new(move || {
+            outbox.must(welcome);
+            welcomed.store(true, Ordering::Relaxed);
+        }));
         match hello.resume {
             _ if !hello.watch => {}
-            None => self.give_snapshot(session),
+            None => self.ask_for_snapshot(session, Wants::First),
             // What the connecting itself did is in the batch that is still being filled, not yet among the recent records.
             Some(known) => {
                 self.seal();
@@ -79,7 +110,17 @@ impl Task {
             }
         }
         self.seal();
+        if hello.watch {
+            self.lags();
+        }
         self.presence_changed();
+    }
+
+    /// Forgets a socket.
+    pub(super) fn detach(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.sessions.remove(&id)?;
+        self.watching -= usize::from(session.watches);
+        Some(session)
     }
 
     /// Gives a session what it missed since `known`, once that is on disk: from memory, or from disk by a task of its own.
@@ -95,7 +136,7 @@ impl Task {
                     missed.chunks(RECORDS_PER_MESSAGE).filter_map(events).for_each(|events| outbox.must(events));
                 }));
             }
-            None if known.seq > head.seq => self.give_snapshot(id),
+            None if known.seq > head.seq => self.ask_for_snapshot(id, Wants::First),
             None => {
                 let (engine, queue) = (self.engine.clone(), self.core.queue());
                 self.batch.releases.push(Box::new(move || {
@@ -110,79 +151,30 @@ impl Task {
         self.seal();
         match to {
             Some(known) => self.give_events(session, known),
-            None => self.give_snapshot(session),
+            None => self.ask_for_snapshot(session, Wants::First),
         }
         self.seal();
     }
 
-    /// Gives a session the whole state, once it is on disk; news for it start right after. The batch must be sealed next.
-    pub(super) fn give_snapshot(&mut self, session: SessionId) {
+    /// Gives a session the whole state, once it is on disk, or as soon as one may be made; news for it start right after. The
+    /// batch must be sealed next.
+    pub(super) fn ask_for_snapshot(&mut self, id: SessionId, why: Wants) {
+        let snapshot = self.snapshots.of(self.core.state(), Instant::now());
         let head = self.core.state().head();
-        let snapshot = self.snapshot(head);
-        let Some(session) = self.sessions.get_mut(&session) else { return };
-        session.since = head.seq;
-        session.behind = false;
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(snapshot) = snapshot else {
+            (session.since, session.wants) = (Seq::MAX, Some(why));
+            return self.lags();
+        };
+        (session.since, session.wants) = (head.seq, None);
+        session.given = Arc::downgrade(&snapshot);
         let outbox = session.outbox.clone();
         self.batch.releases.push(Box::new(move || outbox.must_out(Outgoing::Shared(snapshot))));
     }
-
-    /// The state as a message; made once for all that come before the next change, so that a thousand pages that come at once
-    /// do not mean a thousand copies.
-    fn snapshot(&mut self, head: Head) -> Arc<Shared> {
-        match &self.snapshot {
-            Some((of, snapshot)) if *of == head => snapshot.clone(),
-            Some(_) | None => {
-                let state = StateBytes(self.core.state().encode().into());
-                let snapshot = Shared::new(FromBroker::Snapshot { head, state });
-                self.snapshot = Some((head, snapshot.clone()));
-                snapshot
-            }
-        }
-    }
-
-    /// Sessions that missed records and have read most of what waited for them start anew from a snapshot.
-    pub(super) fn catch_up_behind(&mut self) {
-        let ready: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.behind && session.outbox.has_drained())
-            .map(|(id, _)| *id)
-            .collect();
-        if ready.is_empty() {
-            return;
-        }
-        self.seal();
-        for id in ready {
-            Counters::count(&self.engine.0.counters.snapshots_for_lag);
-            self.give_snapshot(id);
-        }
-        self.seal();
-    }
-
-    pub(super) fn presence_changed(&mut self) {
-        self.presence_due.get_or_insert_with(|| Instant::now() + TELL_EVERY);
-    }
-
-    pub(super) fn presence(&self) -> PresenceView {
-        let clients = self.sessions.values().filter(|session| !session.is_worker).count();
-        PresenceView {
-            workers: self.core.presence().view(self.core.state()),
-            clients: u32::try_from(clients).unwrap_or(u32::MAX),
-        }
-    }
-
-    /// Presence rests on nothing stored, and whoever misses one gets the next.
-    pub(super) fn tell_presence(&mut self) {
-        self.presence_due = None;
-        let PresenceView { workers, clients } = self.presence();
-        let presence = Shared::new(FromBroker::Presence { workers, clients });
-        for session in self.sessions.values().filter(|session| session.watches) {
-            session.outbox.may(&presence);
-        }
-    }
 }
 
-fn events(records: &[EncodedRecord]) -> Option<FromBroker> {
+/// Records as a message.
+pub(super) fn events(records: &[EncodedRecord]) -> Option<FromBroker> {
     let from_seq = records.first()?.seq;
     Some(FromBroker::Events {
         from_seq,
@@ -197,10 +189,14 @@ async fn catch_up(engine: Engine, queue: QueueKey, session: SessionId, outbox: O
     // The record that the socket says it has comes first: its hash shows whether they speak of the same chain.
     let mut is_known = known == Head { seq: 0, hash: queue.genesis() };
     while at.seq < until.seq || !is_known {
+        let Some(room) = outbox.room().await else { return };
         let journal = engine.0.journal.clone();
         let from = if is_known { at.seq + 1 } else { at.seq };
         let read = move || journal.records(queue, from, RECORDS_PER_MESSAGE, CATCH_UP_BYTES);
-        let records = match tokio::task::spawn_blocking(read).await {
+        let reading = engine.0.reading.acquire().await;
+        let read = tokio::task::spawn_blocking(read).await;
+        drop(reading);
+        let records = match read {
             Ok(Ok(records)) => records,
             Ok(Err(_)) | Err(_) => Vec::new(),
         };
@@ -216,9 +212,7 @@ async fn catch_up(engine: Engine, queue: QueueKey, session: SessionId, outbox: O
         is_known = true;
         if let (Some(message), Some(last)) = (events(news), news.last()) {
             at = Head { seq: last.seq, hash: last.hash };
-            if outbox.wait(message).await.is_err() {
-                return;
-            }
+            outbox.large(message, &room);
         }
     }
     let _ = handle.send(Ask::CaughtUp { session, to: Some(at) }).await;

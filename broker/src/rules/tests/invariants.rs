@@ -17,29 +17,37 @@ enum Act {
     Claim { worker: usize, cpus: u32, saw_all: bool },
     Renew { worker: usize },
     Finish { worker: usize, pick: usize, old: bool },
-    HandBack { worker: usize, pick: usize },
+    HandBack { worker: usize, pick: usize, busy: bool },
+    Register { worker: usize },
+    Take { worker: usize, number: u8, at: u64 },
     Wait { ms: u64 },
     Restart,
 }
 
 const NAMESPACES: [&str; 3] = ["_", "doc", "other"];
-const WORKERS: [&str; 3] = ["w0", "w1", "w2"];
+/// Three that are granted jobs, and two that take them by themselves; one of these sorts before and one after the others.
+const WORKERS: [&str; 5] = ["w0", "w1", "w2", "a3", "z4"];
+const GRANTED: usize = 3;
 
 fn act() -> impl Strategy<Value = Act> {
     let number = || 0..6u8;
     let ns = || 0..NAMESPACES.len();
-    let worker = || 0..WORKERS.len();
+    let worker = || 0..GRANTED;
+    let any_worker = || 0..WORKERS.len();
+    let taker = || GRANTED..WORKERS.len();
     prop_oneof![
         6 => (number(), ns(), proptest::bool::weighted(0.1), -1..=1i32)
             .prop_map(|(number, ns, gpu, priority)| Act::Submit { number, ns, gpu, priority }),
         1 => (number(), proptest::option::of(ns())).prop_map(|(number, ns)| Act::Cancel { number, ns }),
         1 => (number(), proptest::option::of(ns())).prop_map(|(number, ns)| Act::Delete { number, ns }),
         2 => (worker(), any::<bool>()).prop_map(|(worker, remembers)| Act::Connect { worker, remembers }),
-        1 => worker().prop_map(|worker| Act::Disconnect { worker }),
+        1 => any_worker().prop_map(|worker| Act::Disconnect { worker }),
         5 => (worker(), 0..3u32, any::<bool>()).prop_map(|(worker, cpus, saw_all)| Act::Claim { worker, cpus, saw_all }),
-        2 => worker().prop_map(|worker| Act::Renew { worker }),
-        4 => (worker(), 0..4usize, proptest::bool::weighted(0.2)).prop_map(|(worker, pick, old)| Act::Finish { worker, pick, old }),
-        1 => (worker(), 0..4usize).prop_map(|(worker, pick)| Act::HandBack { worker, pick }),
+        2 => any_worker().prop_map(|worker| Act::Renew { worker }),
+        2 => taker().prop_map(|worker| Act::Register { worker }),
+        4 => (taker(), number(), 0..3u64).prop_map(|(worker, number, at)| Act::Take { worker, number, at }),
+        4 => (any_worker(), 0..4usize, proptest::bool::weighted(0.2)).prop_map(|(worker, pick, old)| Act::Finish { worker, pick, old }),
+        1 => (worker(), 0..4usize, any::<bool>()).prop_map(|(worker, pick, busy)| Act::HandBack { worker, pick, busy }),
         3 => prop_oneof![Just(1), Just(3_000), Just(25_000), Just(61_000), Just(90_000_000)].prop_map(|ms| Act::Wait { ms }),
         1 => Just(Act::Restart),
     ]
@@ -76,7 +84,9 @@ fn scope(ns: Option<usize>) -> CancelScope {
 fn play(bench: &mut Bench, outside: &mut Outside, act: Act) {
     match act {
         Act::Submit { number, ns, gpu, priority } => {
-            let needs = Needs { gpus: u32::from(gpu), ..Needs::default() };
+            // Some need a GPU, which nobody has; some two CPUs, so that they are passed by.
+            let cpus_milli = (number == 5).then_some(2000);
+            let needs = Needs { gpus: u32::from(gpu), cpus_milli, ..Needs::default() };
             if let Ok(step) = bench.submit_with(number, NAMESPACES[ns], needs, priority) {
                 outside.acknowledged.insert(job(number));
                 outside.see(&step);
@@ -141,15 +151,37 @@ fn play(bench: &mut Bench, outside: &mut Outside, act: Act) {
                 outside.see(&step);
             }
         }
-        Act::HandBack { worker, pick } => {
+        Act::HandBack { worker, pick, busy } => {
             let (Some(session), Some(runs)) = (outside.sessions.get(&worker), outside.granted.get(&worker)) else {
                 return;
             };
             let Some(run) = (!runs.is_empty()).then(|| runs[pick % runs.len()]) else { return };
-            if let Ok(step) = bench.handle(Command::HandBack { session: SessionId(*session), run }) {
+            if let Ok(step) = bench.handle(Command::HandBack { session: SessionId(*session), run, busy }) {
                 outside.granted.entry(worker).or_default().retain(|held| *held != run);
                 outside.see(&step);
             }
+        }
+        Act::Register { worker } => {
+            if !outside.sessions.contains_key(&worker) {
+                outside.next_session += 1;
+                outside.sessions.insert(worker, outside.next_session);
+            }
+            let step = bench.register(outside.sessions[&worker], WORKERS[worker]);
+            outside.see(&step);
+        }
+        Act::Take { worker, number, at } => {
+            let Some(session) = outside.sessions.get(&worker) else { return };
+            let was_granted = |bench: &Bench| {
+                let job = bench.job(number).filter(|job| matches!(job.status, Status::Running {}))?;
+                job.worker
+                    .clone()
+                    .filter(|holder| WORKERS[..GRANTED].contains(&holder.as_str()))
+                    .map(|id| (id, job.run))
+            };
+            let before = was_granted(bench);
+            let step = bench.takes(*session, number, at);
+            assert!(before.is_none() || was_granted(bench) == before, "a granted run is nobody else's");
+            outside.see(&step);
         }
         Act::Wait { ms } => {
             let step = bench.after(ms);
@@ -185,6 +217,8 @@ fn check(bench: &Bench, outside: &Outside) {
     let by_walk: BTreeSet<_> =
         state.jobs().iter().filter(|(_, job)| matches!(job.status, Status::Running {})).map(|(id, _)| *id).collect();
     assert_eq!(running, by_walk, "what is derived follows what is stored");
+    assert!(bench.core.line_follows_state(), "the line follows the state");
+    assert_eq!(bench.core.left_waiting(bench.now), None, "nothing waits that a worker has room for");
 }
 
 proptest! {

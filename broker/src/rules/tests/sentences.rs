@@ -272,7 +272,7 @@ fn a_run_handed_back_is_not_counted_and_not_offered_to_the_same_worker_at_once()
     bench.connect(1, "w");
     bench.claim(1, 1, 0);
     bench.submit(1, "_");
-    let step = bench.handle(Command::HandBack { session: SessionId(1), run: held(1, 1) }).unwrap();
+    let step = bench.handle(Command::HandBack { session: SessionId(1), run: held(1, 1), busy: false }).unwrap();
     assert_eq!(names(&step), ["RunLost", "JobRequeued"]);
     assert!(grants(&bench.claim(1, 1, 1)).is_empty());
     assert_eq!(bench.job(1).unwrap().lost, 0);
@@ -286,7 +286,7 @@ fn a_run_handed_back_is_offered_again_when_nobody_else_took_it() {
     bench.connect(1, "w");
     bench.claim(1, 1, 0);
     bench.submit(1, "_");
-    bench.handle(Command::HandBack { session: SessionId(1), run: held(1, 1) }).unwrap();
+    bench.handle(Command::HandBack { session: SessionId(1), run: held(1, 1), busy: false }).unwrap();
     bench.claim(1, 1, 1);
     // Nothing else happens: time alone must bring it back.
     let due = bench.core.due().expect("a moment at which it is offered again");
@@ -431,7 +431,7 @@ fn failures_stay_longer_than_successes() {
     bench.connect(1, "w");
     bench.claim(1, 1, 0);
     bench.submit(1, "_");
-    bench.handle(Command::Abandon { job: job(1), why: "test".to_owned() }).unwrap();
+    bench.handle(Command::Abandon { run: held(1, 1), why: "test".to_owned() }).unwrap();
     bench.after(60_000);
     assert!(bench.job(1).is_some());
     bench.after(24 * 60 * 60 * 1000);
@@ -462,4 +462,34 @@ fn a_clock_set_back_does_not_take_history_back() {
     bench.submit(2, "_");
     let times: Vec<_> = bench.records.iter().map(|record| Record::decode(&record.bytes).unwrap().at_ms).collect();
     assert_eq!(times, [UnixMillis(1_000_000), UnixMillis(1_000_000)]);
+}
+
+#[test]
+fn a_job_that_failed_runs_again_when_that_is_asked_for_and_only_then() {
+    for (outcome, exit_code) in [
+        (RunOutcome::Error, None),
+        (RunOutcome::TimedOut, None),
+        (RunOutcome::Success, Some(1)),
+        (RunOutcome::Success, Some(0)),
+    ] {
+        for has_left in [false, true] {
+            let mut bench = Bench::new();
+            bench.submit(1, "a");
+            bench.connect(1, "w");
+            bench.claim(1, 1, 0);
+            bench.end(1, 1, 1, outcome, exit_code).unwrap();
+            if has_left {
+                bench.after(25 * 60 * 60 * 1000);
+                assert!(bench.job(1).is_none());
+            }
+            assert!(!names(&bench.submit(1, "_")).contains(&"JobQueued"), "{outcome:?}");
+            let again = bench.submit_as(1, "b", Needs::default(), 0, true).unwrap();
+            let fails = (outcome, exit_code) != (RunOutcome::Success, Some(0));
+            assert_eq!(names(&again).contains(&"JobQueued"), fails, "{outcome:?} {exit_code:?} {has_left}");
+            let job = bench.job(1).unwrap();
+            assert_eq!(job.is_live(), fails);
+            assert_eq!(job.run, if fails { 1 } else { job.run }, "run numbers go on");
+            assert!(!names(&bench.submit_as(1, "b", Needs::default(), 0, true).unwrap()).contains(&"JobQueued"));
+        }
+    }
 }

@@ -42,6 +42,39 @@ fn what_waits_shares_a_write() {
 }
 
 #[test]
+fn many_bodies_are_read_at_once_in_the_order_asked_and_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open_small(dir.path());
+    let mut queues = models(&["a", "b"]);
+    play_together(&journal, &mut queues, 200, &mut Dice(17));
+    let queue = &queues[0];
+    let large = vec![b'l'; 70_000];
+    journal.store_large_body(queue.queue(), Digest::of(&large), &large).unwrap();
+    let mut wanted: Vec<(Digest, Option<Vec<u8>>)> =
+        queue.bodies.iter().map(|(digest, bytes)| (*digest, Some(bytes.clone()))).collect();
+    wanted.push((Digest::of(b"unknown"), None));
+    let foreign = queues[1].bodies.keys().find(|digest| !queue.bodies.contains_key(digest));
+    wanted.push((*foreign.unwrap(), None));
+    wanted.insert(7, (Digest::of(&large), Some(large)));
+    wanted.push(wanted[3].clone());
+    let digests: Vec<Digest> = wanted.iter().map(|(digest, _)| *digest).collect();
+    let all: Vec<_> = wanted.into_iter().map(|(_, bytes)| bytes).collect();
+    // Some of them may still wait for the index; when it is closed and opened again, none does.
+    assert_eq!(journal.bodies(queue.queue(), &digests, usize::MAX).unwrap(), all);
+    journal.close();
+    let (journal, _) = open_small(dir.path());
+    assert_eq!(journal.bodies(queue.queue(), &digests, usize::MAX).unwrap(), all);
+    assert_eq!(journal.bodies(queue.queue(), &[], 0).unwrap(), Vec::<Option<Vec<u8>>>::new());
+    for bytes_max in [0, 1_000, 5_000, 60_000] {
+        let some = journal.bodies(queue.queue(), &digests, bytes_max).unwrap();
+        assert_eq!(some[..], all[..some.len()]);
+        let bytes = |found: &[Option<Vec<u8>>]| found.iter().flatten().map(Vec::len).sum::<usize>();
+        assert!(some.len() == 1 || bytes(&some) <= bytes_max, "{bytes_max}");
+        assert!(!some.is_empty() && some.len() < all.len(), "{bytes_max}");
+    }
+}
+
+#[test]
 fn commits_resolve_in_the_order_of_the_calls() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(dir.path());

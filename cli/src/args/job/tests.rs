@@ -23,7 +23,7 @@ fn add(words: &[&str], env: &[(&str, &str)]) -> Result<AddSettings, UsageError> 
 fn spec(words: &[&str]) -> Spec {
     match add(words, &[]).unwrap().source {
         Source::Flags(spec) => spec,
-        Source::Stdin => panic!("standard input"),
+        other @ (Source::Stdin | Source::Lines(_)) => panic!("not flags: {other:?}"),
     }
 }
 
@@ -106,6 +106,35 @@ fn a_definition_may_come_on_standard_input_and_then_alone() {
     assert_eq!((by_variable.source, by_variable.target.queue.as_str()), (Source::Stdin, "q"));
     assert_eq!(add(&["q", "-", "--image", "a"], &[]).unwrap_err().place, "--image");
     assert!(add(&["q", "echo hello"], &[]).unwrap_err().problem.contains("-c"));
+}
+
+#[test]
+fn lines_come_from_a_file_or_from_standard_input() {
+    let from = |words: &[&str]| add(&[&["q"], words].concat(), &[]).map(|settings| settings.source);
+    assert_eq!(from(&["--from", "a.jsonl"]), Ok(Source::Lines(Some("a.jsonl".into()))));
+    assert_eq!(from(&["--from", "-"]), Ok(Source::Lines(None)));
+    assert_eq!(from(&["--from", "-", "--image", "x"]).unwrap_err().place, "--image");
+    assert_eq!(from(&["-", "--from", "a"]).unwrap_err().place, "-");
+    for words in [["--namespace", "n"], ["--array", "0-9"], ["--output-dir", "o"]] {
+        let all = [&["gridsocket", "job", "add", "q", "--wait", "--from", "a"][..], &words].concat();
+        assert!(Cli::try_parse_from(all).is_err(), "{words:?}");
+    }
+}
+
+#[test]
+fn an_array_is_a_range_of_numbers() {
+    let array = |text: &str| add(&["q", "--array", text], &[]).map(|settings| settings.array);
+    assert_eq!(array("0-99:2").unwrap().unwrap().count(), 50);
+    for bad in ["9", "9-0", "0-9:0", "0-10000", "a-b"] {
+        assert_eq!(array(bad).unwrap_err().place, "--array", "{bad}");
+    }
+    assert!(add(&["q", "-", "--array", "1-2"], &[]).is_ok(), "also for a definition on standard input");
+}
+
+#[test]
+fn an_explanation_is_for_people_unless_json_is_asked_for() {
+    let Command::Explain(explain) = parse(&["explain", "q", ID, "--json"]) else { panic!("another command") };
+    assert!(explain.json && explain.one.settings(&|_| None).unwrap().0.queue.as_str() == "q");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn local(words: &[&str], env: &[(&str, &str)]) -> local::Settings {
 fn summary(remote: &Remote) -> Vec<String> {
     let worker = &remote.worker;
     vec![
-        worker.queue.to_string(),
+        worker.queues.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
         worker.api.to_string(),
         worker.cpus.to_string(),
         format!("{:?}", worker.gpus),
@@ -175,10 +175,13 @@ fn local_mode_is_the_local_command() {
         ("HOME", "/h"),
     ];
     let from_env = local(&["ignored"], &env);
-    assert_eq!((from_env.port, from_env.worker.cpus, from_env.worker.queue.as_str()), (9001, 2, "local"));
+    assert_eq!(
+        (from_env.port, from_env.worker.cpus, from_env.worker.queues),
+        (9001, 2, vec!["local".parse().unwrap()])
+    );
     assert_eq!(from_env.broker_data, Path::new("/h/.local/share/gridsocket/local/broker"));
     assert_eq!(local(&["-p", "9002", "-m", "local"], &env).port, 9002);
-    assert_eq!(remote(&["-m", "remote", "q"], &env).worker.queue.as_str(), "q");
+    assert_eq!(remote(&["-m", "remote", "q"], &env).worker.queues, ["q".parse().unwrap()]);
 }
 
 #[test]
@@ -193,6 +196,29 @@ fn a_fresh_id_is_asked_for_by_any_text_and_a_given_id_wins() {
 fn the_gpu_flag_without_a_value_leaves_the_word_to_the_variable() {
     assert_eq!(remote(&["q", "--gpus"], &[("METAPAGE_IO_WORKER_GPUS", "all")]).worker.gpus, GpuSpec::All);
     assert_eq!(remote(&["q", "--gpus"], &[]).worker.gpus, GpuSpec::Count(0));
+}
+
+#[test]
+fn several_queues_are_words_or_stand_in_the_variable_with_commas_between() {
+    let queues = |words: &[&str], value: &'static str| {
+        settings(words, &[("METAPAGE_IO_WORKER_QUEUE", value)]).map(|settings| match settings {
+            Settings::Remote(remote) => remote.worker.queues.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            Settings::Local(_) => panic!("local"),
+        })
+    };
+    assert_eq!(queues(&["a", "b,c"], "d,e").unwrap(), ["a", "b,c"]);
+    assert_eq!(queues(&[], "d").unwrap(), ["d"]);
+    assert_eq!(queues(&[], " d , e").unwrap(), ["d", "e"]);
+    let refused = |words: &[&str], value| queues(words, value).unwrap_err();
+    assert_eq!(refused(&[], "d,,e").place, "METAPAGE_IO_WORKER_QUEUE");
+    assert_eq!(refused(&[], "d,e/f").place, "METAPAGE_IO_WORKER_QUEUE");
+    let twice = "the queue 3 is the same as the queue 1: name each queue once";
+    assert_eq!(refused(&[], "d,e,d").to_string(), format!("METAPAGE_IO_WORKER_QUEUE: {twice}"));
+    assert_eq!(refused(&["d", "e", "d"], "").to_string(), format!("queue: {twice}"));
+    let many: Vec<String> = (0..65).map(|number| number.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(refused(&many, "").problem.contains("64"));
+    assert_eq!(refused(&["a", "b/c"], "").place, "queue");
 }
 
 #[test]

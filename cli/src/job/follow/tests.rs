@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use protocol::PROTOCOL_VERSION;
 use protocol::event::{Event, RunOutcome, Via};
-use protocol::id::{Digest, Namespace, UnixMillis};
+use protocol::id::{Digest, Namespace, QueueKey, UnixMillis};
+use protocol::queue::QueueState;
 use protocol::raw::StateBytes;
 use protocol::record::{RECORD_VERSION, Record};
 

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::Docker;
+use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
-use bollard::query_parameters::{CreateImageOptionsBuilder, ListContainersOptionsBuilder};
+use bollard::query_parameters::{CreateImageOptionsBuilder, ListContainersOptionsBuilder, RemoveVolumeOptions};
 use futures_util::StreamExt;
-use protocol::id::QueueName;
+use protocol::id::{QueueKey, QueueName};
 
 use super::peer::until;
 
@@ -60,6 +61,16 @@ impl TestEngine {
         until("the number of containers is right", async || self.containers(queue).await.len() == count).await;
     }
 
+    /// Waits until the queue has no container, and removes its volume.
+    pub(crate) async fn until_clean(&self, queue: &QueueName) {
+        self.until_containers(queue, 0).await;
+        match self.docker.remove_volume(&cache(queue), None::<RemoveVolumeOptions>).await {
+            // No job ran.
+            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// A tar with the test image's busybox in its root.
     pub(crate) async fn busybox_layer(&self) -> Vec<u8> {
         let body = bollard::models::ContainerCreateBody { image: Some(IMAGE.to_owned()), ..Default::default() };
@@ -77,14 +88,14 @@ impl TestEngine {
         layer
     }
 
-    /// Makes an empty file in the volume that all jobs share.
-    pub(crate) async fn touch_in_cache(&self, name: &str) {
+    /// Makes an empty file in the volume that the queue's jobs share.
+    pub(crate) async fn touch_in_cache(&self, queue: &QueueName, name: &str) {
         let body = bollard::models::ContainerCreateBody {
             image: Some(IMAGE.to_owned()),
             cmd: Some(vec!["sh".to_owned(), "-c".to_owned(), format!(": > /cache/{name}")]),
             host_config: Some(bollard::models::HostConfig {
                 network_mode: Some("none".to_owned()),
-                binds: Some(vec!["metaframe-container-worker-cache:/cache".to_owned()]),
+                binds: Some(vec![format!("{}:/cache", cache(queue))]),
                 ..Default::default()
             }),
             ..Default::default()
@@ -109,6 +120,11 @@ impl TestEngine {
         })
         .await
     }
+}
+
+/// The volume that the queue's jobs share.
+fn cache(queue: &QueueName) -> String {
+    format!("metaframe-container-worker-cache-{}", QueueKey::of(queue))
 }
 
 async fn loop_until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {

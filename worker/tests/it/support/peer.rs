@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use protocol::codec::{Encoding, FRAME_BYTES_MAX};
-use protocol::id::{Digest, Head, JobId, QueueKey};
+use protocol::id::{Digest, Head, JobId, QueueKey, QueueName};
 use protocol::native::{
     Capacity, FinishedRun, FromBroker, HeldRun, LogKind, LogLine, StopReason, ToBroker, WorkerHello,
 };
@@ -44,7 +44,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 /// The scripted broker: sockets for the test, and a blob store that works by itself.
 pub(crate) struct Peer {
     port: u16,
-    lines: mpsc::Receiver<WebSocketStream<TcpStream>>,
+    lines: mpsc::Receiver<(String, WebSocketStream<TcpStream>)>,
     pub(crate) blobs: Blobs,
 }
 
@@ -87,14 +87,17 @@ impl Peer {
 
     /// The next connection of a worker, with its hello.
     pub(crate) async fn line(&mut self) -> Line {
-        let socket = soon("a worker connects", self.lines.recv()).await.unwrap();
+        let (path, socket) = soon("a worker connects", self.lines.recv()).await.unwrap();
         let mut line = Line {
+            path,
             socket,
             hello: None,
             finished: BTreeMap::new(),
             logs: Logs::default(),
             claims: Vec::new(),
+            ask: None,
             returned: Vec::new(),
+            busy: Vec::new(),
             renewals: 0,
         };
         let ToBroker::Hello(hello) = line.receive().await else { panic!("the first message is a hello") };
@@ -131,11 +134,17 @@ impl Logs {
 
 /// One connection of a worker.
 pub(crate) struct Line {
+    /// Where it connected; the queue's name is in it.
+    path: String,
     socket: WebSocketStream<TcpStream>,
     pub(crate) hello: Option<WorkerHello>,
     pub(crate) logs: Logs,
     pub(crate) claims: Vec<Capacity>,
+    /// The newest claim's request number, if it has one.
+    ask: Option<u64>,
     pub(crate) returned: Vec<(HeldRun, String)>,
+    /// Those of them that only had no room.
+    pub(crate) busy: Vec<HeldRun>,
     pub(crate) renewals: u32,
     finished: BTreeMap<HeldRun, (u64, FinishedRun)>,
 }
@@ -173,6 +182,26 @@ impl Line {
         run
     }
 
+    /// Whether it is of that queue.
+    pub(crate) fn is_of(&self, queue: &QueueName) -> bool {
+        self.path.contains(queue.as_str())
+    }
+
+    pub(crate) fn is_asked(&self) -> bool {
+        self.ask.is_some()
+    }
+
+    /// Waits until it is asked whether there is anything.
+    pub(crate) async fn asked(&mut self) {
+        self.until(|line| line.ask.is_some()).await;
+    }
+
+    /// Answers that so many runs were granted on this connection, and no more.
+    pub(crate) async fn claimed(&mut self, granted: u64) {
+        let req = self.ask.take().expect("it was asked");
+        self.send(FromBroker::Claimed { req, granted }).await;
+    }
+
     pub(crate) async fn stop(&mut self, run: HeldRun, why: StopReason) {
         self.send(FromBroker::Stop { run, why }).await;
     }
@@ -192,18 +221,24 @@ impl Line {
                 ToBroker::Finish { req, run } => {
                     self.finished.insert(HeldRun { job: run.job, run: run.run }, (req, run));
                 }
-                ToBroker::HandBack { req, run, why } => {
+                ToBroker::HandBack { req, run, why, busy } => {
+                    self.busy.extend(busy.then_some(run));
                     self.returned.push((run, why));
                     self.ok(req, run.job).await;
                 }
-                ToBroker::Claim { free, .. } => self.claims.push(free),
+                ToBroker::Claim { free, req, .. } => {
+                    self.claims.push(free);
+                    self.ask = req;
+                }
                 ToBroker::Renew { .. } => self.renewals += 1,
                 other @ (ToBroker::Hello(_)
                 | ToBroker::Submit { .. }
                 | ToBroker::Cancel { .. }
                 | ToBroker::Delete { .. }
                 | ToBroker::FollowLogs { .. }
-                | ToBroker::UnfollowLogs { .. }) => panic!("a worker has no business with {other:?}"),
+                | ToBroker::UnfollowLogs { .. }
+                | ToBroker::GetDefinitions { .. }
+                | ToBroker::Explain { .. }) => panic!("a worker has no business with {other:?}"),
             }
         }
     }
@@ -235,7 +270,7 @@ fn head() -> Head {
 }
 
 /// One connection: a websocket for the test, or one request for the blob store.
-async fn serve(mut stream: TcpStream, sockets: mpsc::Sender<WebSocketStream<TcpStream>>, blobs: Blobs) {
+async fn serve(mut stream: TcpStream, sockets: mpsc::Sender<(String, WebSocketStream<TcpStream>)>, blobs: Blobs) {
     let mut seen = [0; 16 * 1024];
     let head = loop {
         let Ok(read) = stream.peek(&mut seen).await else { return };
@@ -256,7 +291,8 @@ async fn serve(mut stream: TcpStream, sockets: mpsc::Sender<WebSocketStream<TcpS
         let limits =
             WebSocketConfig::default().max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX));
         let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, accept, Some(limits)).await;
-        let _ = sockets.send(socket.unwrap()).await;
+        let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        let _ = sockets.send((path, socket.unwrap())).await;
         return;
     }
     let mut taken = vec![0; head.len() + 4];
