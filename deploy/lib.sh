@@ -238,6 +238,15 @@ ensure_job_image() {
   image_is_there "$JOB_IMAGE" || die 1 "the Engine imported the image, and does not have it"
 }
 
+# A real registry for the tests that pull, push and log in. Where it cannot be had, they say that they are skipped.
+ensure_registry() {
+  if try_packages docker-registry=docker-registry; then
+    export GRIDSOCKET_TEST_REGISTRY=required
+  else
+    note "no docker-registry: the tests that need a registry are skipped"
+  fi
+}
+
 # --- WebAssembly ------------------------------------------------------------------------------------------------------
 
 # Sets WASM_RUSTC ('' = the usual one) and WASM_RUNNER. deploy/wasm-toolchain says what it does.

@@ -5,6 +5,7 @@
 //! variable.
 
 pub(crate) mod audit;
+mod images;
 pub(crate) mod job;
 pub(crate) mod local;
 pub(crate) mod run;

@@ -28,7 +28,16 @@ pub(crate) struct Left {
     /// Runs to go on with: their containers run, or ended while nobody looked.
     pub(crate) adopted: Vec<Adopted>,
     /// Containers that are of no use.
-    pub(crate) remains: Vec<String>,
+    pub(crate) remains: Vec<Remains>,
+}
+
+/// A container to be cleared away.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    pub(crate) container: String,
+    /// The run, if it was started: until it is gone, it may hold [`Self::gpus`].
+    pub(crate) ended: Option<HeldRun>,
+    pub(crate) gpus: Vec<String>,
 }
 
 impl Adopted {
@@ -65,13 +74,13 @@ fn sort(context: &Context, summary: ContainerSummary, ended: &[HeldRun], left: &
         warn!(container.id = container, "container {container} has this worker's id but no run: it is left alone");
         return;
     };
+    let gpus = labels.get(LABEL_GPUS).map(String::as_str).unwrap_or_default();
+    let gpus = gpus.split(',').filter(|gpu| !gpu.is_empty()).map(|gpu| context.gpus.name_of(gpu)).collect();
     let is_unstarted = matches!(summary.state, Some(State::CREATED));
     if is_unstarted || ended.contains(&run) {
-        left.remains.push(container);
+        left.remains.push(Remains { container, ended: (!is_unstarted).then_some(run), gpus });
         return;
     }
-    let gpus = labels.get(LABEL_GPUS).map(String::as_str).unwrap_or_default();
-    let gpus = gpus.split(',').filter(|gpu| !gpu.is_empty()).map(str::to_owned).collect();
     let kept = std::fs::read_to_string(context.files.dirs(run).definition);
     left.adopted.push(Adopted { run, container, gpus, definition: kept.ok().map(RawJson::new) });
 }

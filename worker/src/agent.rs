@@ -6,6 +6,7 @@ mod attend;
 mod clearing;
 mod ended;
 mod execute;
+mod image;
 mod lane;
 mod runs;
 mod start;

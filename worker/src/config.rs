@@ -3,6 +3,8 @@
 
 mod address;
 mod gpus;
+mod images;
+mod isolation;
 
 use std::path::PathBuf;
 
@@ -11,7 +13,12 @@ use protocol::id::{QueueName, WorkerId};
 
 pub use address::ApiAddress;
 pub use gpus::GpuSpec;
-pub(crate) use gpus::devices as gpu_devices;
+pub(crate) use gpus::{is_cdi, is_index};
+pub use images::{
+    BUILD_MS_DEFAULT, BUILDS_DEFAULT, BUILDS_MAX, BuildConfig, Builder, CONTEXT_BYTES_DEFAULT, FLOATING_MS_DEFAULT,
+    IMAGE_CACHE_BYTES_DEFAULT, ImageConfig, PullPolicy, RegistryLogin,
+};
+pub use isolation::{Capabilities, Isolation, JobUser, Ulimit, parse_name};
 
 /// The engine's address when none is given.
 pub const DOCKER_HOST_DEFAULT: &str = "unix:///var/run/docker.sock";
@@ -23,6 +30,9 @@ pub const PREPARE_MS_DEFAULT: u64 = 60 * 60 * 1000;
 pub const CPUS_MAX: u32 = 10_000;
 /// The most queues of one worker: each has a socket, and an idle one still costs a turn now and then.
 pub const QUEUES_MAX: usize = 64;
+
+/// The network that has no way to the host, its neighbours or the cloud's metadata.
+pub const INTERNET_ONLY: &str = "internet-only";
 
 /// Everything a worker has to know.
 #[derive(Clone, Debug)]
@@ -51,17 +61,21 @@ pub struct Config {
     pub prepare_ms_max: u64,
     /// What every container is held to.
     pub limits: JobLimits,
-    /// Whether containers are started with `no-new-privileges`. Off by default: `sudo` and other set-uid programs in
-    /// existing jobs' images stop working under it, so a job can notice.
-    pub no_new_privileges: bool,
-    /// The engine's network for containers; `None`: the workers' own bridge, which is created when missing.
+    /// How far they are kept from the host and each other.
+    pub isolation: Isolation,
+    /// The engine's network for containers; `None`: the workers' own bridge, which is created when missing;
+    /// [`INTERNET_ONLY`]: one of its own from which nothing but the internet can be reached.
     pub network: Option<String>,
     /// Where the engine listens; `None`: [`DOCKER_HOST_DEFAULT`].
     pub docker_host: Option<String>,
+    /// What is done about images.
+    pub images: ImageConfig,
+    /// What is done about jobs that say how their image is built.
+    pub builds: BuildConfig,
 }
 
 /// Limits that the worker puts on each container on its own account. All off by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobLimits {
     /// Thousandths of a CPU: for jobs that state nothing, and the most for those that do.
     pub cpus_milli: Option<u32>,
@@ -69,6 +83,14 @@ pub struct JobLimits {
     pub memory_bytes: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// The most bytes of `/dev/shm`, for jobs that ask for some.
+    pub shm_bytes: Option<u64>,
+    /// Bytes on disk: what it writes into its image's files, to its outputs and to its log.
+    pub disk_bytes: Option<u64>,
+    /// Bytes that a queue's jobs may leave to each other below `/job-cache`.
+    pub cache_bytes: Option<u64>,
+    /// What one process may take.
+    pub ulimits: Vec<Ulimit>,
 }
 
 /// Where a worker's id comes from.
@@ -100,13 +122,27 @@ pub enum ConfigError {
         text: String,
     },
     /// Not a choice of GPUs.
-    #[error("{text:?} is not a choice of GPUs: {why}; write a number, all, or device=0,2")]
+    #[error("{text:?} is not a choice of GPUs: {why}; write a number, all, none, or device=0,2")]
     Gpus {
         /// What was given.
         text: String,
         /// What is wrong.
         why: String,
     },
+    /// Not a runtime of the engine.
+    #[error("the container engine has no runtime {name:?}, only {}", .known.join(", "))]
+    Runtime {
+        /// What was given.
+        name: String,
+        /// What it has.
+        known: Vec<String>,
+    },
+    /// Users whose files the worker could not remove.
+    #[error(
+        "jobs can run as other users than the worker only if that runs as root: their outputs could not be removed; \
+         leave --user out, or write --user=worker"
+    )]
+    User,
     /// Not a sensible number of CPUs.
     #[error("{given} CPUs is not between 1 and {CPUS_MAX}")]
     Cpus {
@@ -128,6 +164,33 @@ pub enum ConfigError {
         place: usize,
         /// Which one has the same name.
         first: usize,
+    },
+    /// Not a word for when images are fetched.
+    #[error("{text:?} does not say when images are fetched; write missing, floating, floating=12h, always or never")]
+    PullPolicy {
+        /// What was given.
+        text: String,
+    },
+    /// Not a word for what builds images.
+    #[error("{text:?} is no builder; write auto, classic or buildkit")]
+    Builder {
+        /// What was given.
+        text: String,
+    },
+    /// Not a login to a registry. What was given is not repeated: it may hold a password.
+    #[error("this is not a login to a registry; write registry.example:5000=user:password, docker.io for Docker Hub")]
+    RegistryLogin,
+    /// Not the name of an image.
+    #[error("{text:?} is not the name of an image; write it as name:tag or registry/name:tag")]
+    ImageName {
+        /// What was given.
+        text: String,
+    },
+    /// Too many builds at once.
+    #[error("{given} builds at once are more than {BUILDS_MAX}")]
+    Builds {
+        /// How many were given.
+        given: u32,
     },
     /// A data directory that cannot be given to the engine.
     #[error("the data directory {path:?} {why}")]
@@ -156,9 +219,11 @@ impl Config {
             max_job_duration_ms: JOB_DURATION_MS_DEFAULT,
             prepare_ms_max: PREPARE_MS_DEFAULT,
             limits: JobLimits::default(),
-            no_new_privileges: false,
+            isolation: Isolation::default(),
             network: None,
             docker_host: None,
+            images: ImageConfig::default(),
+            builds: BuildConfig::default(),
         }
     }
 
@@ -174,6 +239,9 @@ impl Config {
         }
         if self.max_job_duration_ms == 0 {
             return Err(ConfigError::Duration { text: "0".to_owned() });
+        }
+        if self.builds.at_once > BUILDS_MAX {
+            return Err(ConfigError::Builds { given: self.builds.at_once });
         }
         let refuse = |why| Err(ConfigError::DataDirectory { path: self.data_directory.clone(), why });
         match self.data_directory.to_str() {

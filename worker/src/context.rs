@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use protocol::id::{QueueKey, QueueName, WorkerId};
 
+use crate::builds::Builds;
 use crate::config::Config;
 use crate::container::{Engine, Surroundings};
 use crate::files::Files;
+use crate::gpus::Gpus;
 use crate::images::Images;
 use crate::link::Outbox;
 
@@ -17,6 +19,10 @@ pub(crate) struct Context {
     pub(crate) engine: Engine,
     pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) images: Arc<Images>,
+    pub(crate) builds: Arc<Builds>,
+    pub(crate) gpus: Arc<Gpus>,
+    /// User and group in containers; `None`: whom the image names.
+    pub(crate) job_user: Option<(u32, u32)>,
     /// The queue.
     pub(crate) queue: QueueName,
     /// As it is called where its name must not be.

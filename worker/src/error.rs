@@ -25,6 +25,15 @@ pub enum WorkerError {
         /// What it said.
         source: bollard::errors::Error,
     },
+    /// Nothing keeps jobs from the host's neighbours, though that was asked for.
+    #[error(
+        "jobs cannot be kept to the internet: {why}; run the worker as root in the network namespace of the container engine, \
+         with iptables (in a container: --network host --cap-add NET_ADMIN), or choose another --network"
+    )]
+    Egress {
+        /// What is missing.
+        why: String,
+    },
     /// Another process works with this data directory.
     #[error("the data directory {} is in use by another worker; give each its own with --data-directory", .path.display())]
     DataDirectoryInUse {

@@ -2,7 +2,7 @@
 //!
 //! Ground floor first: [`config`] (checked values), `state_machine` (pure: which runs fit, how a run ends) and `outcome` (pure:
 //! endings into results); `link` (the socket to the broker), `logs` (output into lines for it); `container`, `images` and
-//! `files` (the engine and the disk); `context` (what all runs share of these); `adopt` and `agent` (the one task that owns
+//! `files` (the engine and the disk); `gpus` (which devices there are); `context` (what all runs share of these); `adopt` and `agent` (the one task that owns
 //! the slots) on top.
 //!
 //! The crate reads neither flags nor environment and never names a broker's code: what it knows of the other end is
@@ -10,12 +10,14 @@
 
 mod adopt;
 mod agent;
+mod builds;
 mod clock;
 pub mod config;
 mod container;
 mod context;
 mod error;
 mod files;
+mod gpus;
 mod identity;
 mod images;
 mod link;
@@ -23,6 +25,7 @@ mod logs;
 mod outcome;
 mod shutdown;
 mod state_machine;
+mod sync;
 mod tls;
 mod unacknowledged;
 

@@ -68,6 +68,11 @@ impl Ending {
         ending
     }
 
+    /// The container was stopped at a limit other than its time.
+    pub(crate) fn over_limit(duration_ms: u64, logs: Vec<LogLine>, why: String) -> Self {
+        Self::outputs_failed(KILLED_CODE, duration_ms, logs, why)
+    }
+
     /// The inputs, or the definition itself, could not be used.
     pub(crate) fn bad_input(why: impl Into<String>, at_ms: UnixMillis) -> Self {
         let why = why.into();
@@ -88,6 +93,18 @@ impl Ending {
         Self { outcome: RunOutcome::Error, image: None, result }
     }
 
+    /// The image could not be built; `logs` are all that the build said.
+    pub(crate) fn not_built(logs: Vec<LogLine>) -> Self {
+        let result = RunResult {
+            is_timed_out: Some(false),
+            logs,
+            outputs: Some(Map::new()),
+            error: Some(Value::String("Error".to_owned())),
+            ..RunResult::default()
+        };
+        Self { outcome: RunOutcome::Error, image: None, result }
+    }
+
     /// The engine refused, lost or could not follow the container.
     pub(crate) fn engine(what: &str, error: &EngineError, at_ms: UnixMillis) -> Self {
         let (status_code, message) = engine_words(error);
@@ -96,6 +113,12 @@ impl Ending {
         let error = json!({ "statusCode": status_code, "json": { "message": message }, "reason": reason });
         let result = RunResult { logs, error: Some(error), ..RunResult::default() };
         Self { outcome: RunOutcome::Error, image: None, result }
+    }
+
+    /// Says what went wrong, where the outcome is the program's own.
+    pub(crate) fn with_error(mut self, why: String) -> Self {
+        self.result.error = Some(Value::String(why));
+        self
     }
 
     /// Names the image that ran.
@@ -135,22 +158,40 @@ impl Ending {
 }
 
 /// Two lines for an exit code that is not 0.
-pub(crate) fn exit_code_lines(code: i64, container: &str, duration_ms: u64, out_of_memory: bool) -> Vec<String> {
+/// `out_of_memory`: what it was allowed, if it was killed for want of more.
+pub(crate) fn exit_code_lines(code: i64, container: &str, duration_ms: u64, out_of_memory: Option<u64>) -> Vec<String> {
     let mut lines = vec![format!("the container exited with code {code}")];
     lines.push(match (code, out_of_memory) {
-        (_, true) => format!(
-            "container {} ran out of memory after {} s: ask for more with requirements.memory",
-            short(container),
-            duration_ms / 1000
-        ),
-        (KILLED_CODE, false) => format!(
+        (_, Some(limit)) => {
+            format!("container {} after {} s: {}", short(container), duration_ms / 1000, out_of_memory_words(limit))
+        }
+        (KILLED_CODE, None) => format!(
             "exit code 137: container {} was killed after {} s, often because it ran out of memory",
             short(container),
             duration_ms / 1000
         ),
-        (_, false) => format!("exit code {code}: the program in the container reported an error"),
+        (_, None) => format!("exit code {code}: the program in the container reported an error"),
     });
     lines
+}
+
+/// Why a process in a container was killed that was allowed `limit` bytes of memory; 0: all that the machine had.
+pub(crate) fn out_of_memory_words(limit: u64) -> String {
+    if limit == 0 {
+        return "the job ran out of memory: the machine had no more".to_owned();
+    }
+    format!("the job ran out of memory: it was allowed {}; ask for more with requirements.memory", in_units(limit))
+}
+
+/// Bytes as people write them.
+pub(crate) fn in_units(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
+        // One digit after the point, and none where it says nothing.
+        Some((name, unit)) if bytes % unit * 10 / unit == 0 => format!("{} {name}", bytes / unit),
+        Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+        None => format!("{bytes} bytes"),
+    }
 }
 
 fn short(container: &str) -> &str {
@@ -238,6 +279,16 @@ mod tests {
             told(Ending::bad_input("no", UnixMillis(1)))["result"],
             json!({"logs": [["no\n", 1, true]], "error": "no"})
         );
+    }
+
+    #[test]
+    fn a_job_that_ran_out_of_memory_is_told_what_it_was_allowed() {
+        assert!(out_of_memory_words(64 << 20).contains("allowed 64 MiB"));
+        assert!(out_of_memory_words(0).contains("the machine had no more"));
+        assert_eq!(in_units(3 << 29), "1.5 GiB");
+        assert_eq!((in_units(1000), in_units(1024)), ("1000 bytes".to_owned(), "1 KiB".to_owned()));
+        let lines = exit_code_lines(137, "0123456789abcdef", 2000, Some(6 << 20));
+        assert!(lines[1].contains("0123456789ab after 2 s") && lines[1].contains("6 MiB"), "{lines:?}");
     }
 
     #[test]

@@ -35,6 +35,7 @@ const DOCUMENTS: &[Document] = &[
     document!("compatibility", "Compatibility"),
     document!("performance", "How fast it is"),
     document!("changelog", "Changelog"),
+    document!("workers", "Running a worker"),
 ];
 
 /// Documents hold no scripts; should anything in one be taken for markup, it can load and reach nothing.

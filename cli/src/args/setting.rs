@@ -62,7 +62,7 @@ impl Setting<'_> {
             },
             (None, None) => return Ok(None),
         };
-        parse(&text).map(Some).map_err(|problem| UsageError::new(place, format!("{text:?}: {problem}")))
+        parse(&text).map(Some).map_err(|problem| UsageError::new(place, with_value(&text, &problem.to_string())))
     }
 
     /// As [`Setting::find`], with a default.
@@ -74,6 +74,12 @@ impl Setting<'_> {
     ) -> Result<T, UsageError> {
         Ok(self.find(env, parse)?.unwrap_or(default))
     }
+}
+
+/// What is wrong with a value, which is said once.
+fn with_value(text: &str, problem: &str) -> String {
+    let quoted = format!("{text:?}");
+    if problem.starts_with(&quoted) { problem.to_owned() } else { format!("{quoted}: {problem}") }
 }
 
 /// Reads `true` or `false`, and the other spellings that people use.
@@ -132,6 +138,9 @@ mod tests {
         assert_eq!(from_flag.place, "--n");
         let from_variable = setting("--n", None, "N").or(&set, 3, number).unwrap_err();
         assert_eq!(from_variable.to_string(), "N: \"x\": invalid digit found in string");
+        let named = |text: &str| Err::<u32, _>(format!("{text:?} is no number"));
+        let once = setting("--n", Some("y"), "N").or(&set, 3, named).unwrap_err();
+        assert_eq!(once.to_string(), "--n: \"y\" is no number");
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use worker::ShutdownMode;
-use worker::config::{CPUS_MAX, Config, GpuSpec, JOB_DURATION_MS_DEFAULT, JobLimits, parse_duration_ms};
+use worker::config::{
+    CPUS_MAX, Config, GpuSpec, Isolation, JOB_DURATION_MS_DEFAULT, JobLimits, Ulimit, parse_duration_ms, parse_name,
+};
 
+use super::images;
 use super::setting::{Env, UsageError, setting, truth};
 
 const CPUS: &str = "METAPAGE_IO_WORKER_CPUS";
@@ -15,7 +18,16 @@ const MAX_DURATION: &str = "METAPAGE_IO_WORKER_JOB_MAX_DURATION";
 const JOB_CPUS: &str = "METAPAGE_IO_WORKER_JOB_CPUS";
 const JOB_MEMORY: &str = "METAPAGE_IO_WORKER_JOB_MEMORY";
 const JOB_PIDS: &str = "METAPAGE_IO_WORKER_JOB_PIDS";
+const JOB_SHM: &str = "METAPAGE_IO_WORKER_JOB_SHM";
+const JOB_DISK: &str = "METAPAGE_IO_WORKER_JOB_DISK";
+const JOB_CACHE: &str = "METAPAGE_IO_WORKER_JOB_CACHE";
+const JOB_ULIMITS: &str = "METAPAGE_IO_WORKER_JOB_ULIMITS";
 const NO_NEW_PRIVILEGES: &str = "METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES";
+const DROP_CAPABILITIES: &str = "METAPAGE_IO_WORKER_DROP_CAPABILITIES";
+const WRITABLE_INPUTS: &str = "METAPAGE_IO_WORKER_WRITABLE_INPUTS";
+const USER: &str = "METAPAGE_IO_WORKER_USER";
+const RUNTIME: &str = "METAPAGE_IO_WORKER_RUNTIME";
+const CGROUP_PARENT: &str = "METAPAGE_IO_WORKER_CGROUP_PARENT";
 const NETWORK: &str = "METAPAGE_IO_WORKER_NETWORK";
 const ON_EXIT: &str = "METAPAGE_IO_WORKER_ON_EXIT";
 const DEBUG: &str = "METAPAGE_IO_WORKER_DEBUG";
@@ -30,16 +42,19 @@ const MEMORY_BYTES_MIN: u64 = 6 * 1024 * 1024;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// How many jobs run at once [env: METAPAGE_IO_WORKER_CPUS] [default: 1]
+    /// The CPUs to offer. A job that states what it needs takes that, and is held to it; one that states nothing takes one, so
+    /// that at most N of these run at once, and may use all that the machine has [env: METAPAGE_IO_WORKER_CPUS] [default: 1]
     #[arg(short, long, value_name = "N")]
     cpus: Option<String>,
-    /// GPUs to offer: a number, `all`, or `device=0,2` [env: METAPAGE_IO_WORKER_GPUS] [default: 0]
+    /// GPUs to offer: a number (the first so many), `all`, `none`, or `device=` with indices, ids (`GPU-…`) or names that the
+    /// container engine has discovered (`amd.com/gpu=0`) [env: METAPAGE_IO_WORKER_GPUS] [default: 0]
     #[arg(short, long, value_name = "SPEC", num_args = 0..=1, default_missing_value = "")]
     gpus: Option<String>,
     /// The longest that a job may run, such as `5m` or `1h30` [env: METAPAGE_IO_WORKER_JOB_MAX_DURATION] [default: 5m]
     #[arg(short = 't', long, value_name = "DURATION")]
     max_job_duration: Option<String>,
-    /// Memory to offer to all jobs together, such as `8g` [env: METAPAGE_IO_WORKER_MEMORY] [default: not counted]
+    /// Memory to offer to all jobs together that state what they need, such as `8g` [env: METAPAGE_IO_WORKER_MEMORY] [default:
+    /// not counted]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
     /// Take only jobs with one of these tags, separated by commas [env: METAPAGE_IO_WORKER_TAGS] [default: any job]
@@ -54,12 +69,48 @@ pub(crate) struct Args {
     /// The most processes and threads in one job's container [env: METAPAGE_IO_WORKER_JOB_PIDS]
     #[arg(long, value_name = "N")]
     job_pids: Option<String>,
-    /// Start containers so that nothing in them gains rights, `sudo` included [env: METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES]
+    /// The most of `/dev/shm` that a job gets which asks for some [env: METAPAGE_IO_WORKER_JOB_SHM]
+    #[arg(long, value_name = "SIZE")]
+    job_shm: Option<String>,
+    /// The most disk one job may take: outputs, log and changes to its image's files [env: METAPAGE_IO_WORKER_JOB_DISK]
+    #[arg(long, value_name = "SIZE")]
+    job_disk: Option<String>,
+    /// The most that a queue's jobs may leave to each other in `/job-cache`; beyond it they get a new one
+    /// [env: METAPAGE_IO_WORKER_JOB_CACHE]
+    #[arg(long, value_name = "SIZE")]
+    job_cache: Option<String>,
+    /// What one process in a container may take, such as `nofile=1024:4096,core=0` [env: METAPAGE_IO_WORKER_JOB_ULIMITS]
+    #[arg(long, value_name = "LIST")]
+    job_ulimits: Option<String>,
+    /// Start containers so that set-uid programs in them, such as `sudo`, give nobody more rights
+    /// [env: METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES] [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_new_privileges: Option<String>,
-    /// The container engine's network for jobs [env: METAPAGE_IO_WORKER_NETWORK] [default: a bridge of the workers' own]
+    /// Capabilities that containers are started without: names with commas between, `none` or `all`
+    /// [env: METAPAGE_IO_WORKER_DROP_CAPABILITIES] [default: MKNOD,NET_RAW]
+    #[arg(long, value_name = "LIST")]
+    drop_capabilities: Option<String>,
+    /// Let jobs change their copies of the inputs, below `/inputs` [env: METAPAGE_IO_WORKER_WRITABLE_INPUTS] [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    writable_inputs: Option<String>,
+    /// Whom jobs run as: `worker` (as this process does), `image` (as the image says) or UID:GID
+    /// [env: METAPAGE_IO_WORKER_USER] [default: worker]
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// The container engine's runtime for jobs, such as `runsc` [env: METAPAGE_IO_WORKER_RUNTIME] [default: the engine's]
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
+    /// The control group to start containers in, which can hold all of them together to a limit
+    /// [env: METAPAGE_IO_WORKER_CGROUP_PARENT] [default: the engine's]
+    #[arg(long, value_name = "NAME")]
+    cgroup_parent: Option<String>,
+    /// The network for jobs: `default` (a bridge of the workers' own), `none`, `internet-only` (nothing on the host, its
+    /// neighbours or the cloud's metadata service; needs root and iptables), or one of the container engine by its name
+    /// [env: METAPAGE_IO_WORKER_NETWORK] [default: default]
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
+    #[command(flatten)]
+    images: images::Args,
     /// Running jobs at SIGTERM: `leave` (a restarted worker takes them over), `drain` or `drain=DURATION` (wait for them), or
     /// `kill` (hand them back) [env: METAPAGE_IO_WORKER_ON_EXIT] [default: leave]
     #[arg(long, value_name = "WHAT")]
@@ -93,12 +144,33 @@ impl Args {
             cpus_milli: setting("--job-cpus", self.job_cpus.as_deref(), JOB_CPUS).find(env, cpus_milli)?,
             memory_bytes: setting("--job-memory", self.job_memory.as_deref(), JOB_MEMORY).find(env, memory)?,
             pids: setting("--job-pids", self.job_pids.as_deref(), JOB_PIDS).find(env, pids)?,
+            shm_bytes: setting("--job-shm", self.job_shm.as_deref(), JOB_SHM).find(env, size)?,
+            disk_bytes: setting("--job-disk", self.job_disk.as_deref(), JOB_DISK).find(env, size)?,
+            cache_bytes: setting("--job-cache", self.job_cache.as_deref(), JOB_CACHE).find(env, size)?,
+            ulimits: setting("--job-ulimits", self.job_ulimits.as_deref(), JOB_ULIMITS).or(env, Vec::new(), ulimits)?,
         };
-        config.no_new_privileges = setting("--no-new-privileges", self.no_new_privileges.as_deref(), NO_NEW_PRIVILEGES)
-            .or(env, false, truth)?;
-        config.network = setting("--network", self.network.as_deref(), NETWORK).find(env, network)?;
+        config.isolation = self.isolation(env)?;
+        config.network = setting("--network", self.network.as_deref(), NETWORK).or(env, None, network)?;
+        config.images = self.images.images(env)?;
+        config.builds = self.images.builds(env)?;
         config.docker_host = env(DOCKER_HOST).filter(|host| !host.trim().is_empty());
         Ok(())
+    }
+
+    fn isolation(&self, env: Env<'_>) -> Result<Isolation, UsageError> {
+        let defaults = Isolation::default();
+        let no_new = setting("--no-new-privileges", self.no_new_privileges.as_deref(), NO_NEW_PRIVILEGES);
+        let dropped = setting("--drop-capabilities", self.drop_capabilities.as_deref(), DROP_CAPABILITIES);
+        let writable = setting("--writable-inputs", self.writable_inputs.as_deref(), WRITABLE_INPUTS);
+        let cgroup_parent = setting("--cgroup-parent", self.cgroup_parent.as_deref(), CGROUP_PARENT);
+        Ok(Isolation {
+            no_new_privileges: no_new.or(env, defaults.no_new_privileges, truth)?,
+            drop_capabilities: dropped.or(env, defaults.drop_capabilities, str::parse)?,
+            has_writable_inputs: writable.or(env, defaults.has_writable_inputs, truth)?,
+            user: setting("--user", self.user.as_deref(), USER).or(env, defaults.user, str::parse)?,
+            runtime: setting("--runtime", self.runtime.as_deref(), RUNTIME).find(env, parse_name)?,
+            cgroup_parent: cgroup_parent.find(env, parse_name)?,
+        })
     }
 
     /// What happens to runs when the worker stops.
@@ -152,11 +224,19 @@ fn tags(text: &str) -> Result<Vec<String>, &'static str> {
     }
 }
 
-fn network(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() {
-        Err("write the name of a network of the container engine, such as bridge or none")
-    } else {
-        Ok(text.to_owned())
+fn size(text: &str) -> Result<u64, String> {
+    protocol::size::parse_size_bytes(text).map_err(|error| error.to_string())
+}
+
+fn ulimits(text: &str) -> Result<Vec<Ulimit>, &'static str> {
+    text.split(',').map(str::parse).collect()
+}
+
+fn network(text: &str) -> Result<Option<String>, &'static str> {
+    match text {
+        "" => Err("write default, none, internet-only, or the name of a network of the container engine"),
+        "default" => Ok(None),
+        name => Ok(Some(name.to_owned())),
     }
 }
 
@@ -200,5 +280,9 @@ mod tests {
         assert!(pids("0").is_err() && pids("1024").is_ok());
         assert_eq!(tags("a, b"), Ok(vec!["a".into(), "b".into()]));
         assert!(tags("a,,b").is_err());
+        assert_eq!(ulimits("nofile=1:2,core=0").unwrap().len(), 2);
+        assert!(ulimits("").is_err() && ulimits("nofile=1,").is_err());
+        assert_eq!((network("default"), network("none")), (Ok(None), Ok(Some("none".to_owned()))));
+        assert!(network("").is_err());
     }
 }

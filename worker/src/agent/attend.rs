@@ -12,11 +12,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ended::Ended;
 use crate::adopt::Adopted;
 use crate::clock::{parse_rfc3339, unix_now};
-use crate::container::{Deadline, Frames, Seen, Standing, pump, read_seen, standing, stop_asked, watch};
+use crate::container::{Deadline, DiskLimit, Frames, Seen, Standing, pump, read_seen, standing, stop_asked, watch};
 use crate::context::Context;
 use crate::files::RunDirs;
 use crate::logs::RunLog;
-use crate::outcome::{Ending, exit_code_lines};
+use crate::outcome::{Ending, exit_code_lines, in_units, out_of_memory_words};
 use crate::state_machine::run::{End, Happened, Running, Then};
 
 /// How long an engine that went away is waited for: an upgrade of it takes less.
@@ -98,6 +98,15 @@ pub(super) async fn attend(
             attended.log.note("ask for more with maxDuration, up to what the worker allows", unix_now()).await;
             Ending::timed_out(duration_ms, attended.log.take_result())
         }
+        End::OverDisk(_) => {
+            let limit = context.config.limits.disk_bytes.unwrap_or_default();
+            let why = format!(
+                "the job was stopped because it took more than {} of disk: outputs, log and changes to its image's files",
+                in_units(limit)
+            );
+            attended.log.note(why.clone(), unix_now()).await;
+            Ending::over_limit(duration_ms, attended.log.take_result(), why)
+        }
         End::Exited(code) => {
             tokio::select! {
                 biased;
@@ -121,11 +130,12 @@ async fn follow(
     let limit_ms = attended.definition.as_ref().map_or(limit_ms, |definition| definition.time_limit_ms(limit_ms));
     let mut deadline = Deadline(attended.started.checked_add(Duration::from_millis(limit_ms)));
     let mut running = Running::Free;
+    let disk = context.config.limits.disk_bytes.map(|bytes| DiskLimit::new(bytes, &attended.dirs));
     let mut pumping = start_pump(attended, frames, seen, true);
     let container = attended.container.as_str();
     let lost = |what: &str, error: &bollard::errors::Error| Box::new(Ending::engine(what, error, unix_now()));
     loop {
-        let away = match watch(&context.engine, container, &mut running, &mut deadline, stop).await {
+        let away = match watch(&context.engine, container, &mut running, &mut deadline, disk.clone(), stop).await {
             Ok(end) => {
                 finish_pump(context, attended, pumping).await;
                 return Ok(end);
@@ -181,12 +191,13 @@ async fn exited(context: &Context, attended: &Attended, code: i64, duration_ms: 
     let has_memory_limit = context.config.limits.memory_bytes.is_some()
         || attended.definition.as_ref().is_none_or(|definition| definition.requirements.memory.is_some());
     // A limit can be hit inside and the exit code still be 0.
-    let out_of_memory = (code != 0 || has_memory_limit) && was_out_of_memory(context, &attended.container).await;
+    let out_of_memory =
+        if code != 0 || has_memory_limit { memory_hit(context, &attended.container).await } else { None };
     if code != 0 {
         for line in exit_code_lines(code, &attended.container, duration_ms, out_of_memory) {
             attended.log.note(line, unix_now()).await;
         }
-    } else if out_of_memory {
+    } else if out_of_memory.is_some() {
         attended.log.note("a process in the container was killed for want of memory", unix_now()).await;
     }
     match context.files.collect(&attended.dirs.outputs).await {
@@ -194,7 +205,11 @@ async fn exited(context: &Context, attended: &Attended, code: i64, duration_ms: 
             for line in collected.skipped {
                 attended.log.note(line, unix_now()).await;
             }
-            Ending::success(code, duration_ms, attended.log.take_result(), collected.outputs)
+            let ending = Ending::success(code, duration_ms, attended.log.take_result(), collected.outputs);
+            match out_of_memory {
+                Some(limit) if code != 0 => ending.with_error(out_of_memory_words(limit)),
+                Some(_) | None => ending,
+            }
         }
         Err(error) => {
             attended.log.note(error.to_string(), unix_now()).await;
@@ -203,9 +218,11 @@ async fn exited(context: &Context, attended: &Attended, code: i64, duration_ms: 
     }
 }
 
-async fn was_out_of_memory(context: &Context, container: &str) -> bool {
-    let found = context.engine.inspect(container).await;
-    found.is_ok_and(|found| found.state.and_then(|state| state.oom_killed).unwrap_or(false))
+/// The memory that it was allowed, if something in it was killed for want of more; 0: all that the machine had.
+async fn memory_hit(context: &Context, container: &str) -> Option<u64> {
+    let found = context.engine.inspect(container).await.ok()?;
+    let limit = found.host_config.and_then(|host| host.memory).and_then(|bytes| u64::try_from(bytes).ok());
+    found.state.and_then(|state| state.oom_killed).unwrap_or(false).then(|| limit.unwrap_or(0))
 }
 
 /// Tells what of the definition was not understood and does not count.

@@ -9,12 +9,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::container::{Standing, is_not_found, standing};
 use crate::context::Context;
 use crate::state_machine::QueueRun;
 
 /// How often a container's removal is tried, with [`REMOVE_PAUSE`] between: mounts stay busy for seconds at times.
 const REMOVE_TRIES: u32 = 6;
 const REMOVE_PAUSE: Duration = Duration::from_secs(2);
+/// How often one is tried after that which still runs: something holds it in the kernel, or the engine is away.
+const STUCK_PAUSE: Duration = Duration::from_secs(30);
 
 /// What is being cleared away.
 #[derive(Default)]
@@ -38,12 +41,12 @@ impl Clearing {
         self.tasks.abort_all();
     }
 
-    /// Removes a container that no run here had.
-    pub(super) fn remains(&mut self, context: &Arc<Context>, container: String) {
+    /// Removes a container that no run here had; it was `of` that run.
+    pub(super) fn remains(&mut self, context: &Arc<Context>, of: Option<QueueRun>, container: String) {
         let context = Arc::clone(context);
         self.tasks.spawn(async move {
             remove_container(&context, Some(container)).await;
-            None
+            of
         });
     }
 
@@ -93,7 +96,8 @@ impl Clearing {
     }
 }
 
-/// Removes a container, also when the engine is busy or away for a moment.
+/// Removes a container, also when the engine is busy or away for a moment. Comes back once nothing of it runs: what it was
+/// given must not be given to others before.
 async fn remove_container(context: &Context, container: Option<String>) {
     let Some(container) = container else { return };
     for _ in 1..REMOVE_TRIES {
@@ -103,7 +107,17 @@ async fn remove_container(context: &Context, container: Option<String>) {
         }
         tokio::time::sleep(REMOVE_PAUSE).await;
     }
-    if let Err(error) = context.engine.remove(&container).await {
-        warn!(container.id = container, "cannot remove container {container}, the next start will: {error}");
+    loop {
+        let Err(error) = context.engine.remove(&container).await else { return };
+        match context.engine.inspect(&container).await {
+            Err(gone) if is_not_found(&gone) => return,
+            Ok(found) if standing(&found) != Standing::Running => {
+                warn!(container.id = container, "cannot remove container {container}, the next start will: {error}");
+                return;
+            }
+            Ok(_) => warn!(container.id = container, "container {container} cannot be ended: {error}"),
+            Err(away) => warn!(container.id = container, "cannot ask for container {container}: {away}"),
+        }
+        tokio::time::sleep(STUCK_PAUSE).await;
     }
 }

@@ -14,10 +14,12 @@ use tokio::time::{Instant, timeout};
 
 use super::attend::{Attended, attend, note_problems};
 use super::ended::Ended;
+use super::image::Wanted;
 use crate::clock::unix_now;
-use crate::container::{Frames, Plan, Seen, create_request, is_not_found, stop_asked};
+use crate::container::{Frames, Plan, Seen, SurroundingsError, create_request, is_not_found, stop_asked};
 use crate::context::Context;
 use crate::files::RunDirs;
+use crate::images::InUse;
 use crate::logs::RunLog;
 use crate::outcome::Ending;
 use crate::state_machine::slots::Share;
@@ -44,28 +46,29 @@ pub(super) async fn execute(
         Ok(definition) => definition,
         Err(why) => return Ended::finished(Ending::bad_input(why, unix_now()), None),
     };
-    let image = match image(&definition) {
-        Ok(image) => image.to_owned(),
+    let image = match Wanted::of(&definition) {
+        Ok(image) => image,
         Err(why) => return Ended::finished(Ending::no_image(why, unix_now()), None),
     };
     let log = RunLog::new(run, Arc::clone(&context.outbox), 0);
     note_problems(&definition, &log).await;
     let dirs = context.files.dirs(run);
-    let limit = Duration::from_millis(context.config.prepare_ms_max);
+    let build_ms = if image.is_built() { context.config.builds.duration_ms_max } else { 0 };
+    let limit = Duration::from_millis(context.config.prepare_ms_max.saturating_add(build_ms));
     let prepared = tokio::select! {
         biased;
         _ = stop_asked(&mut stop) => return Ended::stopped(None),
         prepared = timeout(limit, prepare(context, &definition, &image, &text, &dirs, &log)) => prepared,
     };
-    match prepared {
-        Ok(Ok(())) => {}
+    let (_in_use, (cache, is_open)) = match prepared {
+        Ok(Ok(prepared)) => prepared,
         Ok(Err(ending)) => return Ended::finished(*ending, None),
         Err(_) => {
             let why = format!("inputs and image were not there after {} s", limit.as_secs());
             return Ended::finished(Ending::bad_input(why, unix_now()), None);
         }
-    }
-    let request = create_request(&plan(context, &definition, &image, run, &dirs, &share));
+    };
+    let request = create_request(&plan(context, &definition, image.name(), run, &dirs, &share, &cache));
     let request = match request {
         Ok(request) => request,
         Err(error) => return Ended::finished(Ending::bad_input(error.to_string(), unix_now()), None),
@@ -76,6 +79,9 @@ pub(super) async fn execute(
         Ok(container) => container,
         Err(ending) => return Ended::finished(*ending, None),
     };
+    if !is_open && context.job_user.is_none_or(|(user, _)| user != 0) {
+        open_cache(context, &container, &cache).await;
+    }
     let refused =
         |what: &str, error: &Error| Ended::finished(Ending::engine(what, error, unix_now()), Some(container.clone()));
     let frames = match context.engine.attach(&container).await {
@@ -126,40 +132,51 @@ fn check(run: HeldRun, definition: Definition) -> Result<Definition, String> {
     }
 }
 
-fn image(definition: &Definition) -> Result<&str, &'static str> {
-    if definition.build.is_some() {
-        return Err("this worker cannot build images yet: name a ready image in `image` and leave `build` out");
-    }
-    match definition.image.as_deref().map(str::trim) {
-        Some(image) if !image.is_empty() => Ok(image),
-        Some(_) | None => Err("the job names no image: say which one in `image`"),
-    }
-}
-
 /// Inputs, image and surroundings, side by side.
 async fn prepare(
     context: &Context,
     definition: &Definition,
-    image: &str,
+    image: &Wanted<'_>,
     text: &RawJson,
     dirs: &RunDirs,
     log: &RunLog,
-) -> Result<(), Box<Ending>> {
+) -> Result<(InUse, (String, bool)), Box<Ending>> {
     let inputs = async {
         let made = context.files.materialise(definition, text, dirs).await;
         made.map_err(|error| Box::new(Ending::bad_input(error.to_string(), unix_now())))
     };
-    let image = async {
-        let there = context.images.ensure(image, log).await;
-        there.map_err(|error| Box::new(Ending::no_image(&error.to_string(), unix_now())))
-    };
     let surroundings = async {
         let there = context.surroundings.ensure(&context.engine, &context.cache).await;
         there.map_err(|error| {
-            Box::new(Ending::engine("cannot make the network or the cache volume for jobs", &error, unix_now()))
+            Box::new(match error {
+                SurroundingsError::Engine(error) => {
+                    Ending::engine("cannot make the network or the cache volume for jobs", &error, unix_now())
+                }
+                SurroundingsError::Egress(why) => Ending::bad_input(
+                    format!("the worker cannot keep jobs to the internet any more: {why}"),
+                    unix_now(),
+                ),
+            })
         })
     };
-    tokio::try_join!(inputs, image, surroundings).map(|_| ())
+    let image_and_surroundings = async {
+        if image.is_built() {
+            // A build's steps are on the jobs' network.
+            let surroundings = surroundings.await?;
+            Ok((image.ensure(context, log).await?, surroundings))
+        } else {
+            tokio::try_join!(image.ensure(context, log), surroundings)
+        }
+    };
+    tokio::try_join!(inputs, image_and_surroundings).map(|(_, ready)| ready)
+}
+
+/// A new volume is root's; the job's user is to write to it too.
+async fn open_cache(context: &Context, container: &str, cache: &str) {
+    match context.engine.open_folder(container, "job-cache/").await {
+        Ok(()) => context.surroundings.opened(cache).await,
+        Err(error) => tracing::warn!("cannot open the job cache for the job's user: {error}"),
+    }
 }
 
 fn plan<'a>(
@@ -169,7 +186,9 @@ fn plan<'a>(
     run: HeldRun,
     dirs: &'a RunDirs,
     share: &'a Share,
+    cache: &'a str,
 ) -> Plan<'a> {
+    let gives_gpus = !context.gpus.offered().is_empty();
     Plan {
         definition,
         image,
@@ -179,12 +198,13 @@ fn plan<'a>(
         api: &context.config.api,
         dirs,
         share,
-        limits: context.config.limits,
-        no_new_privileges: context.config.no_new_privileges,
+        limits: &context.config.limits,
+        isolation: &context.config.isolation,
+        hides_gpus: gives_gpus || context.engine.facts().runtimes.iter().any(|name| name.starts_with("nvidia")),
         network: context.surroundings.network(),
-        cache: &context.cache,
-        user: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
-        host_cpus: context.engine.host_cpus,
+        cache,
+        user: context.job_user,
+        host_cpus: context.engine.facts().cpus,
     }
 }
 
@@ -192,7 +212,7 @@ fn plan<'a>(
 async fn create(
     context: &Context,
     request: ContainerCreateBody,
-    image: &str,
+    image: &Wanted<'_>,
     log: &RunLog,
 ) -> Result<String, Box<Ending>> {
     let refused = |error: &Error| Box::new(Ending::engine("cannot create the container", error, unix_now()));
@@ -200,9 +220,7 @@ async fn create(
         Err(error) if is_not_found(&error) => {}
         created => return created.map_err(|error| refused(&error)),
     }
-    context.images.doubt(image);
-    let there = context.images.ensure(image, log).await;
-    there.map_err(|error| Box::new(Ending::no_image(&error.to_string(), unix_now())))?;
+    let _in_use = image.ensure_again(context, log).await?;
     context.engine.create(request).await.map_err(|error| refused(&error))
 }
 
@@ -211,7 +229,10 @@ async fn start(context: &Context, container: &str) -> Result<(), Error> {
     match context.engine.start(container).await {
         Err(error) if is_not_found(&error) => {
             context.surroundings.doubt().await;
-            context.surroundings.ensure_network(&context.engine).await?;
+            context.surroundings.ensure_network(&context.engine).await.map_err(|error| match error {
+                SurroundingsError::Engine(error) => error,
+                SurroundingsError::Egress(why) => Error::IOError { err: std::io::Error::other(why) },
+            })?;
             context.engine.start(container).await
         }
         started => started,

@@ -1,24 +1,33 @@
-//! Which GPUs a worker offers.
+//! Which GPUs a worker offers, as written after `--gpus`. What that means on a machine is `crate::gpus`'s business.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 
 use super::ConfigError;
 
 /// The most GPUs that one machine is believed to have: beyond it the number is a typing error.
 const GPUS_MAX: u32 = 256;
-/// Where the driver lists its devices on Linux.
-const DRIVER_LIST: &str = "/proc/driver/nvidia/gpus";
 
 /// A choice of GPUs, as written after `--gpus`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GpuSpec {
     /// The first so many.
     Count(u32),
-    /// Exactly these: indices, or ids such as `GPU-…`.
+    /// Exactly these: indices, ids such as `GPU-…`, or names of the container device interface such as `amd.com/gpu=0`.
     Devices(Vec<String>),
-    /// All that the driver lists.
+    /// All that there are.
     All,
+}
+
+impl fmt::Display for GpuSpec {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(out, "{count}"),
+            Self::Devices(devices) => write!(out, "device={}", devices.join(",")),
+            Self::All => out.write_str("all"),
+        }
+    }
 }
 
 impl FromStr for GpuSpec {
@@ -28,19 +37,27 @@ impl FromStr for GpuSpec {
         let refuse = |why: &str| Err(ConfigError::Gpus { text: text.to_owned(), why: why.to_owned() });
         // Quotes arrive literally from shells and compose files that need them around the comma.
         let plain = text.trim().trim_matches(['"', '\'']);
-        if plain == "all" {
-            return Ok(Self::All);
+        match plain {
+            // `true` and `false` are how the oldest deployments say it.
+            "all" | "true" => return Ok(Self::All),
+            "none" | "false" => return Ok(Self::Count(0)),
+            _ => {}
         }
         if let Ok(count) = plain.parse::<u32>() {
             return if count > GPUS_MAX { refuse("so many fit no machine") } else { Ok(Self::Count(count)) };
         }
-        let Some(list) = plain.strip_prefix("device=") else {
-            return refuse("it is none of the known forms");
+        let list = match plain.strip_prefix("device=") {
+            Some(list) => list,
+            // Ids can be nothing else; a bare index would be taken for a number of GPUs.
+            None if plain.split(',').all(|device| is_id(device.trim())) => plain,
+            None => return refuse("it is none of the known forms"),
         };
         let mut seen = BTreeSet::new();
         for device in list.split(',').map(str::trim) {
-            if !is_device(device) {
-                return refuse("a device is an index, or an id that starts with GPU- or MIG-");
+            if !(is_index(device) || is_id(device) || is_cdi(device)) {
+                return refuse(
+                    "a device is an index, an id that starts with GPU- or MIG-, or a name such as amd.com/gpu=0",
+                );
             }
             if !seen.insert(device) {
                 return refuse("a device is named twice");
@@ -50,34 +67,25 @@ impl FromStr for GpuSpec {
     }
 }
 
-fn is_device(text: &str) -> bool {
-    let is_index = !text.is_empty() && text.len() <= 3 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_id = (text.starts_with("GPU-") || text.starts_with("MIG-"))
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/'));
-    is_index || is_id
+pub(crate) fn is_index(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 3 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The devices that `spec` means on this machine, as the engine takes them.
-///
-/// # Errors
-///
-/// [`ConfigError::Gpus`] when all are wanted and the driver lists none.
-pub(crate) fn devices(spec: &GpuSpec) -> Result<Vec<String>, ConfigError> {
-    let first = |count: u32| (0..count).map(|index| index.to_string()).collect::<Vec<_>>();
-    match spec {
-        GpuSpec::Count(count) => Ok(first(*count)),
-        GpuSpec::Devices(devices) => Ok(devices.clone()),
-        GpuSpec::All => {
-            let listed = std::fs::read_dir(DRIVER_LIST).map_or(0, Iterator::count);
-            match u32::try_from(listed) {
-                Ok(count @ 1..) => Ok(first(count)),
-                Ok(0) | Err(_) => Err(ConfigError::Gpus {
-                    text: "all".to_owned(),
-                    why: format!("the NVIDIA driver lists none in {DRIVER_LIST}"),
-                }),
-            }
-        }
-    }
+fn is_id(text: &str) -> bool {
+    (text.starts_with("GPU-") || text.starts_with("MIG-"))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/'))
+}
+
+/// `vendor.example/class=name`: what the engine takes through the container device interface.
+pub(crate) fn is_cdi(text: &str) -> bool {
+    let is_word = |word: &str, more: &[u8]| {
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
+    };
+    text.split_once('=').is_some_and(|(kind, name)| {
+        let is_kind =
+            kind.split_once('/').is_some_and(|(vendor, class)| is_word(vendor, b"._-") && is_word(class, b"_-"));
+        is_kind && is_word(name, b"._:-")
+    })
 }
 
 #[cfg(test)]
@@ -94,11 +102,31 @@ mod tests {
         assert_eq!(read("device=1,3"), devices(&["1", "3"]));
         assert_eq!(read("'device=1'"), devices(&["1"]));
         assert_eq!(read("device=GPU-8a2f-01,0"), devices(&["GPU-8a2f-01", "0"]));
+        assert_eq!(read("GPU-8a2f-01, GPU-8a2f-02"), devices(&["GPU-8a2f-01", "GPU-8a2f-02"]));
+        assert_eq!(read("device=amd.com/gpu=0,nvidia.com/gpu=all"), devices(&["amd.com/gpu=0", "nvidia.com/gpu=all"]));
+        assert_eq!((read("true"), read("false"), read("none")), (GpuSpec::All, GpuSpec::Count(0), GpuSpec::Count(0)));
     }
 
     #[test]
     fn unknown_text_empty_entries_and_duplicates_are_refused() {
-        for text in ["", "x", "-1", "1.5", "device=", "device=1,,2", "device=1,1", "device=a", "GPU-1", "9999"] {
+        for text in [
+            "",
+            "x",
+            "-1",
+            "1.5",
+            "device=",
+            "device=1,,2",
+            "device=1,1",
+            "device=a",
+            "0,1",
+            "GPU-1,0",
+            "GPU-1,GPU-1",
+            "9999",
+            "amd.com/gpu=0",
+            "device=amd.com/gpu=",
+            "device=gpu=0",
+            "device=a/b=c d",
+        ] {
             assert!(text.parse::<GpuSpec>().is_err(), "{text}");
         }
     }

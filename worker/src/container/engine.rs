@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary, SystemInfo};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
 use protocol::id::{QueueName, WorkerId};
 use protocol::native::HeldRun;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::follow::{self, Frames};
 use super::names::{LABEL_ID, LABEL_QUEUE, LABEL_RUN, LABEL_WORKER};
@@ -31,8 +33,26 @@ const RETURN_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     docker: Docker,
-    /// How many CPUs the engine's machine has: it refuses limits above that.
-    pub(crate) host_cpus: u32,
+    facts: Arc<Facts>,
+    /// Whether it was found out that it cannot bound what a container writes over its image.
+    bounds_no_disk: Arc<AtomicBool>,
+}
+
+/// What the engine says of itself and its machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    /// How many CPUs the machine has: it refuses limits above that.
+    pub(crate) cpus: u32,
+    /// The runtimes that containers can be started with, by name.
+    pub(crate) runtimes: Vec<String>,
+    /// Devices that it has discovered, by their names in the container device interface.
+    pub(crate) devices: Vec<String>,
+    /// Which it is, among all engines.
+    pub(crate) id: String,
+    /// Whether its root is a plain user of the machine.
+    pub(crate) is_rootless: bool,
+    /// Whether it refuses containers the system calls that they do not need.
+    pub(crate) has_seccomp: bool,
 }
 
 /// Where a container stands.
@@ -67,21 +87,53 @@ impl Engine {
 
     async fn try_connect(host: &str) -> Result<Self, Error> {
         let docker = Docker::connect_with_host(host)?.negotiate_version().await?;
-        let info = docker.info().await?;
-        let host_cpus = info.ncpu.and_then(|cpus| u32::try_from(cpus).ok()).filter(|&cpus| cpus > 0).unwrap_or(1);
-        Ok(Self { docker, host_cpus })
+        let facts = Arc::new(facts(docker.info().await?));
+        Ok(Self { docker, facts, bounds_no_disk: Arc::default() })
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     pub(crate) fn docker(&self) -> &Docker {
         &self.docker
     }
 
-    pub(crate) async fn create(&self, body: ContainerCreateBody) -> Result<String, Error> {
+    /// Makes a container. One whose disk the engine cannot bound is made without; it is watched as it is.
+    pub(crate) async fn create(&self, mut body: ContainerCreateBody) -> Result<String, Error> {
+        let bounds_disk = body.host_config.as_ref().is_some_and(|host| host.storage_opt.is_some());
+        if bounds_disk && !self.bounds_no_disk.load(Ordering::Relaxed) {
+            match self.docker.create_container(None, body.clone()).await {
+                Ok(created) => return Ok(created.id),
+                Err(error) if is_about_storage(&error) => {
+                    info!("the engine does not bound containers' disk here, so that it is only watched: {error}");
+                    self.bounds_no_disk.store(true, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(host) = &mut body.host_config {
+            host.storage_opt = None;
+        }
         let created = self.docker.create_container(None, body).await?;
         for warning in created.warnings {
             debug!("the container engine warns: {warning}");
         }
         Ok(created.id)
+    }
+
+    /// Opens a folder in the root of a container that is not started for all users. Needs nothing of its image: an archive with
+    /// only that folder in it is unpacked over it.
+    pub(crate) async fn open_folder(&self, container: &str, folder: &str) -> Result<(), Error> {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o777);
+        header.set_size(0);
+        let mut archive = tar::Builder::new(Vec::new());
+        let archive = archive.append_data(&mut header, folder, std::io::empty()).and_then(|()| archive.into_inner());
+        let archive = archive.map_err(|err| Error::IOError { err })?;
+        let options = UploadToContainerOptionsBuilder::default().path("/").build();
+        self.docker.upload_to_container(container, Some(options), bollard::body_full(archive.into())).await
     }
 
     /// The container's output from now on. To be asked for before the start, so that no byte is missed.
@@ -153,6 +205,30 @@ impl Engine {
             }
         }
     }
+}
+
+fn facts(info: SystemInfo) -> Facts {
+    let options = info.security_options.unwrap_or_default();
+    let secures = |name: &str| options.iter().any(|option| option.split(',').any(|part| part == name));
+    let devices = info.discovered_devices.unwrap_or_default().into_iter();
+    Facts {
+        cpus: info.ncpu.and_then(|cpus| u32::try_from(cpus).ok()).filter(|&cpus| cpus > 0).unwrap_or(1),
+        runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
+        devices: devices
+            .filter(|device| device.source.as_deref() == Some("cdi"))
+            .filter_map(|device| device.id)
+            .collect(),
+        id: info.id.unwrap_or_default(),
+        is_rootless: secures("name=rootless"),
+        has_seccomp: secures("name=seccomp"),
+    }
+}
+
+/// Refusals of `--storage-opt`: each storage driver words its own.
+fn is_about_storage(error: &Error) -> bool {
+    let Error::DockerResponseServerError { message, .. } = error else { return false };
+    let message = message.to_ascii_lowercase();
+    ["storage-opt", "storage opt", "quota"].iter().any(|word| message.contains(word))
 }
 
 /// A failing program is no failure of the wait.

@@ -8,6 +8,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::disk::DiskLimit;
 use super::engine::Engine;
 use crate::state_machine::run::{End, Happened, Running, Signal, TERM_GRACE_MS, Then};
 
@@ -27,9 +28,17 @@ pub(crate) async fn watch(
     container: &str,
     running: &mut Running,
     deadline: &mut Deadline,
+    disk: Option<DiskLimit>,
     stop: &mut Receiver<Option<StopReason>>,
 ) -> Result<End, Error> {
     let mut exit = engine.wait(container);
+    let mut overfull = std::pin::pin!(async {
+        match disk {
+            Some(limit) => limit.exceeded(engine.clone(), container.to_owned()).await,
+            None => std::future::pending().await,
+        }
+    });
+    let mut is_overfull = false;
     let mut grace: Option<Instant> = None;
     let mut killed: Option<Instant> = None;
     loop {
@@ -44,6 +53,10 @@ pub(crate) async fn watch(
             () = at(deadline.0) => {
                 deadline.0 = None;
                 Happened::DeadlineReached
+            }
+            () = &mut overfull, if !is_overfull => {
+                is_overfull = true;
+                Happened::DiskExceeded
             }
             () = at(killed) => {
                 warn!(container.id = container, "container {container} is not gone a minute after it was killed");

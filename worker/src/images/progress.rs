@@ -16,13 +16,13 @@ const BAR_CHARS: usize = 50;
 
 /// Remembers what was last said of each layer.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     layers: HashMap<String, (String, Instant)>,
 }
 
 impl Progress {
     /// The line for `event`, unless one of its kind was just written.
-    pub(super) fn line(&mut self, event: &CreateImageInfo, now: Instant) -> Option<String> {
+    pub(crate) fn line(&mut self, event: &CreateImageInfo, now: Instant) -> Option<String> {
         let status = event.status.as_deref()?;
         let layer = event.id.clone().unwrap_or_default();
         if !layer.is_empty() {

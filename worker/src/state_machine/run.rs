@@ -34,6 +34,8 @@ pub(crate) enum Happened {
     StopAsked(StopReason),
     /// Its time is up.
     DeadlineReached,
+    /// It takes more disk than it may.
+    DiskExceeded,
     /// The time after SIGTERM is up.
     GraceOver,
     /// The container ended.
@@ -60,6 +62,8 @@ pub(crate) enum End {
     Exited(i64),
     /// It was stopped at its time limit.
     TimedOut(i64),
+    /// It was stopped because it took more disk than it may.
+    OverDisk(i64),
     /// It was stopped because somebody asked; nothing is reported.
     Stopped(StopReason),
 }
@@ -73,6 +77,8 @@ pub(crate) enum Running {
     Stopping(StopReason),
     /// Stopping because its time was up.
     Expiring,
+    /// Stopping because it took too much disk.
+    Overfull,
 }
 
 impl Running {
@@ -81,12 +87,17 @@ impl Running {
         match (*self, happened) {
             (Self::Free, Happened::Exited(code)) => Then::End(End::Exited(code)),
             (Self::Expiring, Happened::Exited(code)) => Then::End(End::TimedOut(code)),
+            (Self::Overfull, Happened::Exited(code)) => Then::End(End::OverDisk(code)),
             (Self::Stopping(reason), Happened::Exited(_)) => Then::End(End::Stopped(reason)),
             (Self::Free, Happened::DeadlineReached) => {
                 *self = Self::Expiring;
                 Then::Send(Signal::Kill)
             }
-            (Self::Free | Self::Expiring, Happened::StopAsked(reason)) => {
+            (Self::Free, Happened::DiskExceeded) => {
+                *self = Self::Overfull;
+                Then::Send(Signal::Kill)
+            }
+            (Self::Free | Self::Expiring | Self::Overfull, Happened::StopAsked(reason)) => {
                 *self = Self::Stopping(reason);
                 if is_urgent(reason) { Then::Send(Signal::Kill) } else { Then::SendThenGrace }
             }
@@ -95,8 +106,11 @@ impl Running {
                 Then::Send(Signal::Kill)
             }
             (Self::Stopping(_), Happened::GraceOver) => Then::Send(Signal::Kill),
-            (Self::Stopping(_), Happened::StopAsked(_) | Happened::DeadlineReached)
-            | (Self::Expiring, Happened::DeadlineReached | Happened::GraceOver)
+            (Self::Stopping(_), Happened::StopAsked(_) | Happened::DeadlineReached | Happened::DiskExceeded)
+            | (
+                Self::Expiring | Self::Overfull,
+                Happened::DeadlineReached | Happened::DiskExceeded | Happened::GraceOver,
+            )
             | (Self::Free, Happened::GraceOver) => Then::Wait,
         }
     }
@@ -147,6 +161,14 @@ mod tests {
     fn the_deadline_kills_and_the_end_is_timed_out() {
         let steps = after(&[Happened::DeadlineReached, Happened::Exited(137)]);
         assert_eq!(steps, [Then::Send(Signal::Kill), Then::End(End::TimedOut(137))]);
+    }
+
+    #[test]
+    fn too_much_disk_kills_and_what_was_first_stands() {
+        let steps = after(&[Happened::DiskExceeded, Happened::DeadlineReached, Happened::Exited(137)]);
+        assert_eq!(steps, [Then::Send(Signal::Kill), Then::Wait, Then::End(End::OverDisk(137))]);
+        let steps = after(&[Happened::DeadlineReached, Happened::DiskExceeded, Happened::Exited(137)]);
+        assert_eq!(steps[2], Then::End(End::TimedOut(137)));
     }
 
     #[test]

@@ -119,6 +119,13 @@ impl Slots {
         share
     }
 
+    /// Counts the GPUs of a run that is over, but whose container may not be gone.
+    pub(crate) fn keep_gpus(&mut self, run: QueueRun, gpus: Vec<String>) {
+        if !gpus.is_empty() {
+            self.held.insert(run, Share { gpus, ..Share::default() });
+        }
+    }
+
     /// Frees all of a run but its GPUs, which are free only when its container is gone.
     pub(crate) fn release_all_but_gpus(&mut self, run: QueueRun) {
         match self.held.get_mut(&run) {
@@ -184,6 +191,16 @@ mod tests {
         assert_eq!((slots.free().cpus_milli, slots.free().gpus), (1000, 0));
         slots.release(run(1));
         assert_eq!(slots.free().gpus, 1);
+    }
+
+    #[test]
+    fn gpus_of_a_run_that_is_over_are_counted_while_its_container_may_be_there() {
+        let mut slots = Slots::new(1, None, gpus(2), None);
+        slots.keep_gpus(run(1), vec!["1".to_owned()]);
+        slots.keep_gpus(run(2), Vec::new());
+        assert_eq!((slots.free().cpus_milli, slots.free().gpus), (1000, 1));
+        assert!(slots.release(run(1)) && !slots.release(run(2)));
+        assert_eq!(slots.free(), slots.total());
     }
 
     #[test]

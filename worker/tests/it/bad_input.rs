@@ -41,8 +41,8 @@ async fn no_image_at_all_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_build_is_an_error_for_now() {
-    refused_with(json!({"build": {"dockerfile": "FROM x"}}), &["cannot build images"]).await;
+async fn a_build_without_anything_to_build_is_an_error() {
+    refused_with(json!({"build": {"target": "x"}}), &["\"error\":\"Error\"", "say what to build"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

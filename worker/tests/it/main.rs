@@ -3,10 +3,15 @@
 
 mod adoption;
 mod bad_input;
+mod builds;
 mod cancelling;
 mod end_to_end;
 mod engine_gone;
+mod extremes;
+mod gpus;
 mod hostile;
+mod images;
+mod isolation;
 mod link;
 mod pulling;
 mod queues;

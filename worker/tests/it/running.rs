@@ -120,7 +120,7 @@ async fn limits_of_job_and_worker_are_on_the_container() {
     let (worker, mut line) = site
         .started_with(|config| {
             config.limits.pids = Some(50);
-            config.no_new_privileges = true;
+            config.isolation.no_new_privileges = true;
         })
         .await;
     let definition = json!({
@@ -225,7 +225,7 @@ async fn an_input_of_a_known_digest_is_fetched_once_and_jobs_cannot_change_it_fo
     let hash = "98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4"; // Of "hi\n".
     let path = format!("/grid/f/{hash}");
     site.peer.blobs.put(&path, b"hi\n");
-    let (_worker, mut line) = site.started().await;
+    let (_worker, mut line) = site.started_with(|config| config.isolation.has_writable_inputs = true).await;
     let input = json!({"type": "url", "value": format!("{}/f/{hash}", site.peer.address())});
     let spoil = json!({"command": "sh -c 'echo spoilt > /inputs/x'", "inputs": {"x": input}});
     let run = line.grant(job(spoil)).await;

@@ -2,7 +2,9 @@
 
 pub(crate) mod engine;
 pub(crate) mod grid;
+pub(crate) mod own_engine;
 pub(crate) mod peer;
+pub(crate) mod registry;
 
 use std::path::PathBuf;
 

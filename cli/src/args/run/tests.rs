@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
-use worker::config::{GpuSpec, JobLimits};
+use worker::config::{GpuSpec, Isolation, JobLimits, JobUser};
 
 use super::*;
 use crate::args::{Cli, Command};
@@ -43,7 +43,7 @@ fn summary(remote: &Remote) -> Vec<String> {
         format!("{:?}", worker.memory_bytes),
         worker.tags.join(","),
         format!("{:?}", worker.limits),
-        worker.no_new_privileges.to_string(),
+        format!("{:?}", worker.isolation),
         format!("{:?}", worker.network),
         format!("{:?}", remote.on_exit),
         remote.debug.to_string(),
@@ -63,7 +63,7 @@ fn the_defaults_are_those_of_existing_deployments() {
         "None",
         "",
         &format!("{:?}", JobLimits::default()),
-        "false",
+        &format!("{:?}", Isolation::default()),
         "None",
         "Leave",
         "false",
@@ -71,7 +71,7 @@ fn the_defaults_are_those_of_existing_deployments() {
     assert_eq!(summary(&remote(&["q"], &[])), expected);
 }
 
-const ENV: [(&str, &str); 16] = [
+const ENV: [(&str, &str); 26] = [
     ("METAPAGE_IO_WORKER_QUEUE", "from-env"),
     ("METAPAGE_IO_WORKER_MODE", "remote"),
     ("METAPAGE_IO_WORKER_API_ADDRESS", "http://env:1/"),
@@ -85,6 +85,16 @@ const ENV: [(&str, &str); 16] = [
     ("METAPAGE_IO_WORKER_JOB_CPUS", "1"),
     ("METAPAGE_IO_WORKER_JOB_MEMORY", "1g"),
     ("METAPAGE_IO_WORKER_JOB_PIDS", "1"),
+    ("METAPAGE_IO_WORKER_JOB_SHM", "1m"),
+    ("METAPAGE_IO_WORKER_JOB_DISK", "1g"),
+    ("METAPAGE_IO_WORKER_JOB_CACHE", "1g"),
+    ("METAPAGE_IO_WORKER_JOB_ULIMITS", "core=0"),
+    ("METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES", "false"),
+    ("METAPAGE_IO_WORKER_DROP_CAPABILITIES", "none"),
+    ("METAPAGE_IO_WORKER_WRITABLE_INPUTS", "true"),
+    ("METAPAGE_IO_WORKER_USER", "image"),
+    ("METAPAGE_IO_WORKER_RUNTIME", "env"),
+    ("METAPAGE_IO_WORKER_CGROUP_PARENT", "env.slice"),
     ("METAPAGE_IO_WORKER_NETWORK", "env"),
     ("METAPAGE_IO_WORKER_ON_EXIT", "kill"),
     ("METAPAGE_IO_WORKER_DEBUG", "true"),
@@ -92,8 +102,23 @@ const ENV: [(&str, &str); 16] = [
 
 #[test]
 fn every_variable_wins_over_its_default() {
-    let limits = JobLimits { cpus_milli: Some(1000), memory_bytes: Some(1 << 30), pids: Some(1) };
-    let env = [&ENV[..], &[("METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES", "true")]].concat();
+    let limits = JobLimits {
+        cpus_milli: Some(1000),
+        memory_bytes: Some(1 << 30),
+        pids: Some(1),
+        shm_bytes: Some(1 << 20),
+        disk_bytes: Some(1 << 30),
+        cache_bytes: Some(1 << 30),
+        ulimits: vec!["core=0".parse().unwrap()],
+    };
+    let isolation = Isolation {
+        no_new_privileges: false,
+        drop_capabilities: "none".parse().unwrap(),
+        has_writable_inputs: true,
+        user: JobUser::Image,
+        runtime: Some("env".to_owned()),
+        cgroup_parent: Some("env.slice".to_owned()),
+    };
     let expected = [
         "from-env",
         "http://env:1",
@@ -105,12 +130,12 @@ fn every_variable_wins_over_its_default() {
         "Some(1073741824)",
         "env",
         &format!("{limits:?}"),
-        "true",
+        &format!("{isolation:?}"),
         "Some(\"env\")",
         "Kill",
         "true",
     ];
-    assert_eq!(summary(&remote(&[], &env)), expected);
+    assert_eq!(summary(&remote(&[], &ENV)), expected);
 }
 
 #[test]
@@ -139,14 +164,38 @@ fn every_flag_wins_over_its_variable() {
         "2g",
         "--job-pids",
         "2",
-        "--no-new-privileges=false",
+        "--job-shm=2m",
+        "--job-disk=2g",
+        "--job-cache=2g",
+        "--job-ulimits=nofile=1:2",
+        "--no-new-privileges",
+        "--drop-capabilities=all",
+        "--writable-inputs=false",
+        "--user=7:8",
+        "--runtime=runsc",
+        "--cgroup-parent=flag.slice",
         "--network",
         "flag",
         "--drain",
         "--debug=false",
     ];
-    let limits = JobLimits { cpus_milli: Some(2000), memory_bytes: Some(2 << 30), pids: Some(2) };
-    let env = [&ENV[..], &[("METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES", "true")]].concat();
+    let limits = JobLimits {
+        cpus_milli: Some(2000),
+        memory_bytes: Some(2 << 30),
+        pids: Some(2),
+        shm_bytes: Some(2 << 20),
+        disk_bytes: Some(2 << 30),
+        cache_bytes: Some(2 << 30),
+        ulimits: vec!["nofile=1:2".parse().unwrap()],
+    };
+    let isolation = Isolation {
+        no_new_privileges: true,
+        drop_capabilities: "all".parse().unwrap(),
+        has_writable_inputs: false,
+        user: JobUser::Fixed { user: 7, group: 8 },
+        runtime: Some("runsc".to_owned()),
+        cgroup_parent: Some("flag.slice".to_owned()),
+    };
     let expected = [
         "from-flag",
         "http://flag:2",
@@ -158,12 +207,12 @@ fn every_flag_wins_over_its_variable() {
         "Some(2147483648)",
         "a,b",
         &format!("{limits:?}"),
-        "false",
+        &format!("{isolation:?}"),
         "Some(\"flag\")",
         &format!("{:?}", ShutdownMode::Drain { limit: Duration::from_millis(90) }),
         "false",
     ];
-    assert_eq!(summary(&remote(&words, &env)), expected);
+    assert_eq!(summary(&remote(&words, &ENV)), expected);
 }
 
 #[test]
@@ -196,6 +245,8 @@ fn a_fresh_id_is_asked_for_by_any_text_and_a_given_id_wins() {
 fn the_gpu_flag_without_a_value_leaves_the_word_to_the_variable() {
     assert_eq!(remote(&["q", "--gpus"], &[("METAPAGE_IO_WORKER_GPUS", "all")]).worker.gpus, GpuSpec::All);
     assert_eq!(remote(&["q", "--gpus"], &[]).worker.gpus, GpuSpec::Count(0));
+    // The oldest deployments' way to say it.
+    assert_eq!(remote(&["q", "--gpus=true"], &[]).worker.gpus, GpuSpec::All);
 }
 
 #[test]
@@ -223,7 +274,7 @@ fn several_queues_are_words_or_stand_in_the_variable_with_commas_between() {
 
 #[test]
 fn what_cannot_be_used_is_refused_with_the_place_and_the_rule() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 16] = [
         (&[], "queue"),
         (&["a/b"], "queue"),
         (&["q", "--cpus", "0"], "--cpus"),
@@ -233,6 +284,12 @@ fn what_cannot_be_used_is_refused_with_the_place_and_the_rule() {
         (&["q", "-a", "broker"], "--api-address"),
         (&["q", "-m", "both"], "--mode"),
         (&["q", "-g", "GPU"], "--gpus"),
+        (&["q", "--job-disk", "much"], "--job-disk"),
+        (&["q", "--job-ulimits", "files=1"], "--job-ulimits"),
+        (&["q", "--drop-capabilities", "NET-RAW"], "--drop-capabilities"),
+        (&["q", "--user", "me"], "--user"),
+        (&["q", "--runtime", "a b"], "--runtime"),
+        (&["q", "--cgroup-parent", "../.."], "--cgroup-parent"),
         (&["-m", "local", "-p", "99999"], "--port"),
     ];
     for (words, place) in cases {

@@ -64,11 +64,21 @@ impl TestEngine {
     /// Waits until the queue has no container, and removes its volume.
     pub(crate) async fn until_clean(&self, queue: &QueueName) {
         self.until_containers(queue, 0).await;
-        match self.docker.remove_volume(&cache(queue), None::<RemoveVolumeOptions>).await {
-            // No job ran.
-            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
-            Err(error) => panic!("{error}"),
+        for cache in self.caches(queue).await {
+            match self.docker.remove_volume(&cache, None::<RemoveVolumeOptions>).await {
+                // The worker was faster.
+                Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
+    }
+
+    /// The volumes that the queue's jobs share or have shared.
+    pub(crate) async fn caches(&self, queue: &QueueName) -> Vec<String> {
+        let filters = HashMap::from([("name".to_owned(), vec![cache(queue)])]);
+        let options = bollard::query_parameters::ListVolumesOptionsBuilder::default().filters(&filters).build();
+        let volumes = self.docker.list_volumes(Some(options)).await.unwrap().volumes.unwrap_or_default();
+        volumes.into_iter().map(|volume| volume.name).collect()
     }
 
     /// A tar with the test image's busybox in its root.

@@ -32,10 +32,15 @@ impl Grid {
 
     /// A broker, and the names of so many queues.
     pub(crate) async fn without_worker(queues: usize) -> Option<Self> {
+        Self::without_worker_with(queues, |_| {}).await
+    }
+
+    pub(crate) async fn without_worker_with(queues: usize, change: impl FnOnce(&mut BrokerConfig)) -> Option<Self> {
         let engine = TestEngine::find().await?;
         worker::install_tls();
         let folders = [TempDir::new().unwrap(), TempDir::new().unwrap()];
-        let broker_config = BrokerConfig::new(folders[0].path());
+        let mut broker_config = BrokerConfig::new(folders[0].path());
+        change(&mut broker_config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let broker = Broker::start(broker_config.clone(), listener).await.unwrap();
         let queues = (0..queues).map(|_| format!("test-{}", uuid::Uuid::new_v4()).parse().unwrap()).collect();

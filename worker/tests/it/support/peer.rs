@@ -345,3 +345,59 @@ async fn answer(head: &str, stream: &mut TcpStream, blobs: &Blobs) -> Vec<u8> {
         _ => reply("405 Method Not Allowed", "", b""),
     }
 }
+
+/// One request to a git server, by git's own program for web servers.
+pub(crate) async fn git_backend(mut stream: TcpStream, root: std::path::PathBuf) {
+    let mut request = Vec::new();
+    let head_end = loop {
+        let mut chunk = [0; 4096];
+        let Ok(read @ 1..) = stream.read(&mut chunk).await else { return };
+        request.extend_from_slice(&chunk[..read]);
+        if let Some(end) = request.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let head = String::from_utf8(request[..head_end].to_vec()).unwrap();
+    let header = |name: &str| {
+        let lower = |line: &str| line.split_once(": ").map(|(key, value)| (key.to_ascii_lowercase(), value.to_owned()));
+        head.lines().filter_map(lower).find(|(key, _)| key == name).map(|(_, value)| value)
+    };
+    let length: usize = header("content-length").and_then(|length| length.parse().ok()).unwrap_or_default();
+    let mut body = request[head_end..].to_vec();
+    while body.len() < length {
+        let mut chunk = [0; 4096];
+        let Ok(read @ 1..) = stream.read(&mut chunk).await else { return };
+        body.extend_from_slice(&chunk[..read]);
+    }
+    let mut words = head.split_whitespace();
+    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let mut backend = tokio::process::Command::new("git")
+        .arg("http-backend")
+        .env("GIT_PROJECT_ROOT", root)
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("GIT_PROTOCOL", header("git-protocol").unwrap_or_default())
+        .env("REQUEST_METHOD", method)
+        .env("PATH_INFO", path)
+        .env("QUERY_STRING", query)
+        .env("CONTENT_TYPE", header("content-type").unwrap_or_default())
+        .env("CONTENT_LENGTH", length.to_string())
+        .env("HTTP_CONTENT_ENCODING", header("content-encoding").unwrap_or_default())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = backend.stdin.take().unwrap();
+    let answer = tokio::join!(
+        async {
+            let _ = stdin.write_all(&body).await;
+            drop(stdin);
+        },
+        backend.wait_with_output()
+    )
+    .1
+    .unwrap();
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n").await;
+    let _ = stream.write_all(&answer.stdout).await;
+    let _ = stream.shutdown().await;
+}
