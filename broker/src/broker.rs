@@ -16,6 +16,8 @@ use crate::engine::{Engine, EngineConfig};
 use crate::http::{self, AppState};
 use crate::journal::{Journal, JournalConfig, JournalError};
 use crate::logs::LogStore;
+use crate::retention::Retention;
+use crate::webhooks::{Dispatch, Webhooks};
 
 /// Why a broker does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,8 @@ pub struct Broker;
 pub struct BrokerHandle {
     addr: SocketAddr,
     engine: Engine,
+    retention: Retention,
+    dispatch: Dispatch,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -65,16 +69,24 @@ impl Broker {
             warn!("journal: {line}");
         }
         private_folder(&config.logs_dir())?;
-        config.blobs.folder().map(private_folder).transpose()?;
+        if let Some(folder) = config.blobs.folder() {
+            let failed = |source| BlobError::Folder { folder: folder.display().to_string(), source };
+            private_folder(folder).map_err(failed)?;
+        }
         let logs = LogStore::open(config.logs_dir(), config.limits.logs)?;
-        let blobs = Blobs::open(&config.blobs, config.limits.blob_bytes_max)?;
+        let blobs = Blobs::open(&config.blobs, config.limits.blob_bytes_max).await?;
         let limits = config.limits.queue.clone();
-        let engine = Engine::start(journal, logs, EngineConfig { limits, ..EngineConfig::default() });
+        let blob_uses = blobs.uses().clone();
+        let webhooks = Webhooks::open(&config.webhooks_dir(), &config.limits.webhooks, &config.webhooks)?;
+        let engine = Engine::start(journal, logs, EngineConfig { limits, blob_uses, webhooks: Some(webhooks.book()) });
+        let dispatch = webhooks.start(engine.clone(), config.public_url.clone());
         let stop = CancellationToken::new();
         let state = AppState::new(engine.clone(), blobs, config);
+        let retention = state.retention().clone();
+        tokio::spawn(retention.clone().run());
         let serving = tokio::spawn(http::serve(listener, state, stop.clone()));
         info!(%addr, "listening on {addr}");
-        Ok(BrokerHandle { addr, engine, stop, serving })
+        Ok(BrokerHandle { addr, engine, retention, dispatch, stop, serving })
     }
 }
 
@@ -96,6 +108,12 @@ impl BrokerHandle {
         &self.engine
     }
 
+    /// What removes what is kept no longer; it does so by itself.
+    #[must_use]
+    pub const fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
     /// Resolves when a write has failed and the process must start again.
     pub async fn failed(&self) -> BrokerError {
         self.engine.failed().await;
@@ -105,6 +123,7 @@ impl BrokerHandle {
     /// Stops taking connections, ends sockets, writes what was begun, and closes the journal.
     pub async fn shutdown(self) {
         self.stop.cancel();
+        self.dispatch.stop().await;
         self.engine.stop().await;
         let _ = self.serving.await;
     }

@@ -2,20 +2,20 @@
 //!
 //! Nothing here reads flags, the environment or the clock; the binary does and fills this in.
 
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 
-use percent_encoding::percent_decode_str;
-
+mod blobs;
 mod limits;
 mod proxies;
 
+pub use blobs::{Access, BlobsUrl, BlobsUrlError, BucketUrl};
 pub use limits::{LimitError, Limits, NAMES as LIMIT_NAMES};
 pub use proxies::{AddressRange, AddressRangeError};
 
 pub use crate::journal::Durability;
 pub use crate::logs::LogLimits;
 use crate::original;
+use crate::webhooks;
 
 /// Everything a broker is told at start.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Config {
     pub trusted_proxies: Vec<AddressRange>,
     /// When sockets of the original's kind are told what. Default: as the original, where its peers rely on it.
     pub original: original::Times,
+    /// Which addresses webhooks may call. Default: public ones only.
+    pub webhooks: webhooks::Reach,
     /// Bounds on everything that a peer can make large.
     pub limits: Limits,
 }
@@ -59,6 +61,7 @@ impl Config {
             public_url: None,
             trusted_proxies: Vec::new(),
             original: original::Times::default(),
+            webhooks: webhooks::Reach::default(),
             limits: Limits::default(),
         }
     }
@@ -67,6 +70,12 @@ impl Config {
     #[must_use]
     pub fn journal_dir(&self) -> PathBuf {
         self.data.join("journal")
+    }
+
+    /// The folder of the webhooks.
+    #[must_use]
+    pub fn webhooks_dir(&self) -> PathBuf {
+        self.data.join("webhooks")
     }
 
     /// The folder of the logs.
@@ -87,74 +96,3 @@ pub enum Flavour {
 
 /// The queue of a [`Flavour::Local`] broker's own worker.
 pub const LOCAL_QUEUE: &str = "local";
-
-/// Where blobs are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BlobsUrl {
-    /// A folder on this machine.
-    Folder(PathBuf),
-}
-
-impl BlobsUrl {
-    /// The folder, when blobs are on this machine.
-    #[must_use]
-    pub fn folder(&self) -> Option<&Path> {
-        match self {
-            Self::Folder(path) => Some(path),
-        }
-    }
-}
-
-/// Why a text does not say where to keep blobs.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BlobsUrlError {
-    /// Nothing was said.
-    #[error("the blob store is empty: give a folder or a file:///… address")]
-    Empty,
-    /// A store that this build cannot use.
-    #[error(
-        "blob stores of the kind {scheme}:// are not supported by this build; give a folder or a file:///… address"
-    )]
-    Unsupported {
-        /// What stands before `://`.
-        scheme: String,
-    },
-    /// A file address with a host or with escapes that are not text.
-    #[error("a file address has three slashes and an absolute path: file:///var/lib/gridsocket/blobs")]
-    BadFileUrl,
-}
-
-impl FromStr for BlobsUrl {
-    type Err = BlobsUrlError;
-
-    fn from_str(text: &str) -> Result<Self, BlobsUrlError> {
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return if text.is_empty() { Err(BlobsUrlError::Empty) } else { Ok(Self::Folder(text.into())) };
-        };
-        if !scheme.eq_ignore_ascii_case("file") {
-            return Err(BlobsUrlError::Unsupported { scheme: scheme.to_owned() });
-        }
-        let path = percent_decode_str(rest).decode_utf8().map_err(|_| BlobsUrlError::BadFileUrl)?;
-        if path.starts_with('/') { Ok(Self::Folder(path.as_ref().into())) } else { Err(BlobsUrlError::BadFileUrl) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blobs_go_to_a_folder_given_as_a_path_or_as_a_file_address() {
-        assert_eq!("/srv/b".parse(), Ok(BlobsUrl::Folder("/srv/b".into())));
-        assert_eq!("blobs".parse(), Ok(BlobsUrl::Folder("blobs".into())));
-        assert_eq!("file:///srv/a%20b".parse(), Ok(BlobsUrl::Folder("/srv/a b".into())));
-    }
-
-    #[test]
-    fn a_blob_store_that_cannot_be_used_is_refused_with_its_kind() {
-        assert_eq!("".parse::<BlobsUrl>(), Err(BlobsUrlError::Empty));
-        assert_eq!("file://host/b".parse::<BlobsUrl>(), Err(BlobsUrlError::BadFileUrl));
-        let error = "s3://bucket".parse::<BlobsUrl>().unwrap_err();
-        assert!(error.to_string().contains("s3://"), "{error}");
-    }
-}

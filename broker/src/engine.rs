@@ -12,6 +12,7 @@ mod queue;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::id::{Digest, Head, JobId, Namespace, QueueKey, QueueName, UnixMillis};
+use protocol::id::{Digest, Head, JobId, Namespace, QueueKey, QueueName};
 use protocol::native::WorkerView;
 use protocol::queue::Job;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -33,6 +34,8 @@ pub use crate::submission::SubmitJob;
 pub(crate) use self::ask::{Ask, Attach, Done, ReplyTo, rejected};
 pub(crate) use self::definitions::Definitions;
 pub(crate) use self::stats::Counters;
+pub(crate) use self::view::{Standing, View};
+use crate::blob_uses::BlobUses;
 use crate::clock;
 use crate::journal::{Archived, Journal, JournalError};
 use crate::logs::LogStore;
@@ -41,15 +44,13 @@ use crate::rules::command::{Answer, Command, Submit};
 use crate::rules::core::Core;
 use crate::rules::limits::Limits;
 use crate::submission;
+use crate::webhooks::Book;
 
 /// How many asks may wait for one queue; more wait in their sockets.
 const MAILBOX_MAX: usize = 4096;
 
 /// Bodies up to this many bytes travel in the batch that names them; larger ones are files, written before it.
 pub const INLINE_BODY_BYTES_MAX: usize = 64 * 1024;
-
-/// How often old logs are looked for: they are kept for days, an hour more does no harm.
-const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// How often the engine looks for queues that time alone must change, in milliseconds.
 const DUE_EVERY: Duration = Duration::from_secs(1);
@@ -65,18 +66,14 @@ const DUE_MAX: usize = 256;
 const READING_MAX: usize = 8;
 
 /// What the engine is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineConfig {
     /// The numbers that the rules go by.
     pub limits: Limits,
-    /// How long logs are kept after a job's last line, in milliseconds. Default: a week.
-    pub logs_kept_ms: u64,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self { limits: Limits::default(), logs_kept_ms: 7 * 24 * 60 * 60 * 1000 }
-    }
+    /// Told of the blobs that submissions name.
+    pub blob_uses: BlobUses,
+    /// The book of webhooks; without one, nobody is called.
+    pub webhooks: Option<Book>,
 }
 
 /// All queues. Cheap to clone.
@@ -153,20 +150,19 @@ impl Engine {
         }));
         tokio::spawn(engine.clone().wake_due_queues());
         tokio::spawn(engine.clone().watch_for_failure());
-        tokio::spawn(engine.clone().sweep_logs());
         engine
     }
 
     /// The queue of that name; nothing is read or made before something is asked of it.
     #[must_use]
     pub fn queue(&self, name: &QueueName) -> QueueHandle {
-        self.queue_by_key(QueueKey::of(name))
+        QueueHandle { name: Some(Arc::new(name.clone())), ..self.queue_by_key(QueueKey::of(name)) }
     }
 
     /// The queue of that key.
     #[must_use]
     pub fn queue_by_key(&self, key: QueueKey) -> QueueHandle {
-        QueueHandle { engine: self.clone(), key }
+        QueueHandle { engine: self.clone(), key, name: None }
     }
 
     /// The queues that hold or keep a job of that id.
@@ -186,10 +182,29 @@ impl Engine {
         self.0.counters.stats(live, self.0.journal.stats())
     }
 
+    /// The book of webhooks.
+    #[must_use]
+    pub fn webhooks(&self) -> Option<&Book> {
+        self.0.config.webhooks.as_ref()
+    }
+
     /// The logs.
     #[must_use]
     pub fn logs(&self) -> &LogStore {
         &self.0.logs
+    }
+
+    /// The journal.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// Resolves when the engine begins to stop, or a write has failed.
+    pub(crate) async fn ends(&self) {
+        tokio::select! {
+            () = self.0.stop.cancelled() => {}
+            () = self.0.failed.cancelled() => {}
+        }
     }
 
     /// Resolves when a write has failed: nothing is acknowledged any more, and the process must start again.
@@ -255,23 +270,6 @@ impl Engine {
         }
     }
 
-    /// Forgets what jobs printed long ago.
-    async fn sweep_logs(self) {
-        let mut ticks = tokio::time::interval(SWEEP_EVERY);
-        loop {
-            tokio::select! {
-                () = self.0.stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            let older_than = UnixMillis(clock::now().0.saturating_sub(self.0.config.logs_kept_ms));
-            match self.0.logs.sweep(older_than).await {
-                Ok(0) => {}
-                Ok(count) => tracing::info!("forgot the logs of {count} jobs"),
-                Err(failure) => tracing::warn!(error = %failure, "cannot sweep logs: {failure}"),
-            }
-        }
-    }
-
     async fn wake_due_queues(self) {
         let mut ticks = tokio::time::interval(DUE_EVERY);
         loop {
@@ -294,7 +292,7 @@ impl Engine {
 }
 
 /// Runs a journal call that may touch the disk.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
 ) -> Result<T, Refusal> {
     match tokio::task::spawn_blocking(call).await {
@@ -329,6 +327,8 @@ fn refuse(error: &JournalError) -> Refusal {
 pub struct QueueHandle {
     engine: Engine,
     key: QueueKey,
+    /// Known when the queue was asked for by its name.
+    name: Option<Arc<QueueName>>,
 }
 
 impl QueueHandle {
@@ -351,14 +351,26 @@ impl QueueHandle {
 
     /// As [`QueueHandle::submit`], but returns when the queue has it; the answer goes where `reply` says.
     pub(crate) async fn begin_submit(&self, submit: SubmitJob, reply: ReplyTo) -> Result<(), Refusal> {
-        let checked = submission::check(submit.id, &submit.definition)?;
+        let checked = submission::check(submit.id, &submit.definition, &self.engine.0.config.blob_uses)?;
+        let book = self.engine.webhooks().filter(|_| !submit.callbacks.is_empty());
+        book.map(|book| book.check(&submit.callbacks)).transpose()?;
         let text = self.store_body(checked.body, checked.text).await?;
         self.engine.0.journal.room().await;
+        let namespace = submit.namespace.unwrap_or_default();
+        let reply = match (book, &self.name) {
+            (Some(book), Some(name)) => {
+                // Before the submission: nothing that is acknowledged lacks its webhook.
+                let seen = self.head().await?.seq;
+                let ticket = book.admit(name, checked.job, &namespace, seen, submit.callbacks).await?;
+                ReplyTo::Hooked(Box::new((ticket, reply)))
+            }
+            (Some(_) | None, _) => reply,
+        };
         let command = Command::Submit(Box::new(Submit {
             job: checked.job,
             body: checked.body,
             text,
-            namespace: submit.namespace.unwrap_or_default(),
+            namespace,
             needs: checked.needs,
             priority: submit.priority,
             debug: submit.debug,
@@ -388,7 +400,7 @@ impl QueueHandle {
         let done = self.ask(Command::Cancel { job, scope, message }).await?;
         let before = match done.answer {
             Answer::Cancelled(before) => before,
-            Answer::Done | Answer::Connected { .. } | Answer::Claimed { .. } => CancelBefore::Unknown,
+            Answer::Done | Answer::Queued | Answer::Connected { .. } | Answer::Claimed { .. } => CancelBefore::Unknown,
         };
         Ok(Cancelled { head: done.head, before })
     }

@@ -4,8 +4,8 @@
 //! errors: a request that cannot be done gets a 4xx with `{"error": text, "code": word}`, never a 200 or a 500.
 //!
 //! Ground floor first: `reply`, `error`, `client`, `room`, `params` (what every answer and request is made of), `app`, `find`,
-//! `shape` (what handlers share), the handlers; `routes`, the one table that the router, `openapi` and parts of `documents` are made
-//! of; then what is around them: `cors`, `rates`, `address`, `connection`, `patient`, `socket`, `answer`, and `serve` on top.
+//! `shape`, `elsewhere` (what handlers share), the handlers; `routes`, the one table that the router, `openapi` and parts of `documents` are made
+//! of; then what is around them: `cors`, `rates`, `address`, `connection`, `patient`, `metered`, `socket`, `answer`, and `serve` on top.
 
 mod address;
 mod answer;
@@ -17,6 +17,7 @@ mod client;
 mod connection;
 mod cors;
 mod documents;
+mod elsewhere;
 mod error;
 mod explain;
 mod files;
@@ -24,6 +25,7 @@ mod find;
 mod history;
 mod jobs;
 mod logs;
+mod metered;
 mod metrics;
 mod openapi;
 mod page;
@@ -40,6 +42,7 @@ mod status;
 mod stream;
 mod submit;
 mod transfer;
+mod webhooks;
 
 pub use app::AppState;
 pub use serve::serve;

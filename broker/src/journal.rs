@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod fetch;
 mod fill;
+pub(crate) mod forgotten;
 pub(crate) mod frame;
 pub(crate) mod head;
 mod inbox;
@@ -32,6 +33,7 @@ mod scrub;
 pub(crate) mod segment;
 mod shared;
 mod snapshot;
+mod sweep;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -46,6 +48,7 @@ use protocol::queue::QueueState;
 use tokio::sync::oneshot;
 
 pub use self::archive::Archived;
+pub(crate) use self::archive::result_of;
 pub use self::batch::{BATCH_RECORDS_MAX, Batch, Body, EncodedRecord, INLINE_BODY_BYTES_MAX};
 pub use self::config::{Durability, JournalConfig};
 pub use self::damage::Quarantined;
@@ -54,6 +57,7 @@ pub use self::report::{JournalStats, OpenReport};
 pub use self::scan::{Loss, Touched};
 pub use self::scrub::ScrubReport;
 pub use self::snapshot::Tail;
+pub(crate) use self::sweep::Gone;
 
 use self::ahead::Ahead;
 use self::events::{Folded, Store};
@@ -158,7 +162,8 @@ impl Journal {
         let shared = self.shared();
         shared.check()?;
         shared.check_queue(queue)?;
-        bodies::store(shared.data(), queue, digest, bytes).map_err(|error| JournalError::io("storing a body", error))
+        bodies::store(shared.data(), &shared.bodies, queue, digest, bytes)
+            .map_err(|error| JournalError::io("storing a body", error))
     }
 
     /// Reads a body; `None` when the queue has none of that digest.
@@ -303,7 +308,7 @@ impl Journal {
         Ok(rows.into_iter().map(encoded).collect())
     }
 
-    /// What stays of a job that left the queue. Does not wait for the index.
+    /// What stays of a job that left the queue, unless it is forgotten. Does not wait for the index.
     ///
     /// # Errors
     ///
@@ -311,10 +316,12 @@ impl Journal {
     pub fn archived(&self, queue: QueueKey, job: JobId) -> Result<Option<Archived>, JournalError> {
         let shared = self.shared();
         shared.check_queue(queue)?;
-        if let Some((_, archived)) = shared.overlay().archived.get(&(queue, job)) {
-            return Ok(Some(archived.clone()));
-        }
-        shared.ask_of(queue, |store| store.archived(queue, job))
+        let waiting = shared.overlay().archived.get(&(queue, job)).map(|(_, archived)| archived.clone());
+        let kept = match waiting {
+            Some(archived) => Some(archived),
+            None => shared.ask_of(queue, |store| store.archived(queue, job))?,
+        };
+        Ok(kept.filter(|kept| !self.is_forgotten(kept)))
     }
 
     /// The queues that know a job: live, or as what stays of it. Quarantined ones are left out.

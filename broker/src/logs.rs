@@ -8,17 +8,17 @@
 
 mod chunk;
 mod job;
+mod sweep;
 mod tap;
 mod track;
 mod watch;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
 
-use protocol::id::{JobId, QueueKey, RunNumber, UnixMillis};
+use protocol::id::{JobId, QueueKey, RunNumber};
 use protocol::native::{LogKind, LogLine, LogStep};
 use tokio::sync::mpsc;
 
@@ -27,6 +27,9 @@ pub use tap::Logged;
 use tap::Taps;
 pub use watch::LogWatch;
 use watch::Watches;
+
+/// A log that is at its limit has at least so many files, so that only a part of it goes at a time.
+const CHUNKS_MIN: u64 = 4;
 
 /// Bounds on stored logs.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +125,9 @@ impl LogStore {
     pub fn open(dir: impl Into<PathBuf>, limits: LogLimits) -> io::Result<Self> {
         let dir = dir.into();
         std::fs::create_dir_all(&dir)?;
+        // The oldest file goes when there is too much: a small limit needs small files to be kept.
+        let chunk_bytes_max = limits.chunk_bytes_max.min((limits.job_bytes_max / CHUNKS_MIN).max(1));
+        let limits = LogLimits { chunk_bytes_max, ..limits };
         Ok(Self {
             shared: Arc::new(Shared {
                 dir,
@@ -254,16 +260,6 @@ impl LogStore {
         })
         .await
     }
-
-    /// Forgets the logs of jobs that have printed nothing since `older_than`; says how many there were.
-    ///
-    /// # Errors
-    ///
-    /// [`LogError::Io`] when the folder cannot be read; a job's files that cannot be removed are left for the next time.
-    pub async fn sweep(&self, older_than: UnixMillis) -> Result<usize, LogError> {
-        let shared = Arc::clone(&self.shared);
-        blocking(move || Ok(shared.sweep(older_than)?)).await
-    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -310,65 +306,4 @@ impl Shared {
         open.jobs.insert(place, OpenJob { used, log: Arc::clone(&log) });
         log
     }
-
-    fn sweep(&self, older_than: UnixMillis) -> io::Result<usize> {
-        let mut swept = 0;
-        for queue in folders(&self.dir)? {
-            for job in folders(&queue.path)? {
-                let (Ok(queue), Ok(id)) = (queue.name.parse(), job.name.parse()) else { continue };
-                match self.sweep_job(Place { queue, job: id }, &job.path, older_than) {
-                    Ok(was_old) => swept += usize::from(was_old),
-                    Err(error) => tracing::warn!(%error, queue = queue.short(), "an old log could not be removed"),
-                }
-            }
-            // Only an empty folder goes; one that got a job meanwhile stays.
-            let _ = std::fs::remove_dir(&queue.path);
-        }
-        Ok(swept)
-    }
-
-    /// Removes a job's log if it is old; says whether it was.
-    fn sweep_job(&self, place: Place, path: &Path, older_than: UnixMillis) -> Result<bool, LogError> {
-        let is_old = || Ok::<_, io::Error>(last_written(path)? < UNIX_EPOCH + Duration::from_millis(older_than.0));
-        if !is_old()? {
-            return Ok(false);
-        }
-        {
-            let log = self.job(place);
-            let mut log = lock(&log);
-            // Looked at again now that nobody can write.
-            if !is_old()? {
-                return Ok(false);
-            }
-            log.remove()?;
-        }
-        lock(&self.open).jobs.retain(|open, job| *open != place || Arc::strong_count(&job.log) > 1);
-        Ok(true)
-    }
-}
-
-struct Folder {
-    name: String,
-    path: PathBuf,
-}
-
-fn folders(dir: &Path) -> io::Result<Vec<Folder>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    entries
-        .map(|entry| {
-            entry.map(|entry| Folder { name: entry.file_name().to_string_lossy().into_owned(), path: entry.path() })
-        })
-        .collect()
-}
-
-fn last_written(dir: &Path) -> io::Result<std::time::SystemTime> {
-    let mut last = UNIX_EPOCH;
-    for entry in std::fs::read_dir(dir)? {
-        last = last.max(entry?.metadata()?.modified()?);
-    }
-    Ok(last)
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use protocol::id::{QueueKey, QueueName};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tracing::debug;
 
@@ -33,6 +33,13 @@ use crate::session::Role;
 
 /// How many asks may wait for one hub; more wait in their sockets.
 const HUB_ASKS_MAX: usize = 1024;
+
+/// The most bytes that all workers of a broker together may have sent before they say who they are. A worker that comes back has
+/// some kilobytes gathered; what finds no room is passed over, as it is when a worker has too much.
+const EARLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Such room is given in pieces of this many bytes.
+const EARLY_PIECE_BYTES: usize = 1024;
 
 /// A peer that takes nothing of what it must be told for this long is let go.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
@@ -74,6 +81,8 @@ pub struct Originals(Arc<Inner>);
 struct Inner {
     engine: Engine,
     times: Times,
+    /// Room for what workers send before they say who they are, in pieces of [`EARLY_PIECE_BYTES`].
+    early: Arc<Semaphore>,
     hubs: Mutex<HashMap<QueueKey, Hub>>,
 }
 
@@ -90,13 +99,14 @@ impl Originals {
     /// Over the queues of `engine`.
     #[must_use]
     pub fn new(engine: Engine, times: Times) -> Self {
-        Self(Arc::new(Inner { engine, times, hubs: Mutex::default() }))
+        let early = Arc::new(Semaphore::new(EARLY_BYTES_MAX / EARLY_PIECE_BYTES));
+        Self(Arc::new(Inner { engine, times, early, hubs: Mutex::default() }))
     }
 
     /// What the workers of a queue that registered here say of themselves: asked for now, waited for 2 s at most. Nothing is
     /// started for it, and nobody waited for when there are none.
-    pub(crate) async fn statuses(&self, key: QueueKey) -> Statuses {
-        let Some(asks) = self.hubs().get(&key).map(|hub| hub.asks.clone()) else { return Statuses::new() };
+    pub(crate) async fn statuses(&self, key: QueueKey) -> Arc<Statuses> {
+        let Some(asks) = self.hubs().get(&key).map(|hub| hub.asks.clone()) else { return Arc::default() };
         let (reply, answer) = oneshot::channel();
         let _ = asks.send(HubAsk::Status { reply }).await;
         answer.await.unwrap_or_default()
@@ -175,7 +185,8 @@ where
     let (sink, stream) = socket.split();
     let sending = outbound::run(sink, items, hub.newest[place(role)].clone());
     let mut sending = std::pin::pin!(sending);
-    let inbound = inbound::Inbound::new(engine.clone(), queue.clone(), hub, member, role, line.clone());
+    let early = Arc::clone(&originals.0.early);
+    let inbound = inbound::Inbound::new(engine.clone(), queue.clone(), hub, member, role, line.clone(), early);
     // The hub ends when its queue does; the line is then let go by all but this.
     tokio::select! {
         why = inbound.run(stream, times.silent_max) => {

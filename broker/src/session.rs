@@ -42,6 +42,9 @@ const SILENT_MAX: Duration = Duration::from_secs(30);
 /// How long a peer is given to take the last words.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
+/// What a read fails with when the broker has no room for the message that it brings.
+pub(crate) const NO_ROOM: std::io::ErrorKind = std::io::ErrorKind::OutOfMemory;
+
 /// What a session needs of the broker.
 #[derive(Clone)]
 pub struct SessionContext {

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use protocol::definition::{Definition, Needs};
+use protocol::definition::{DataKind, DataRef, Definition, Needs};
 use protocol::event::Via;
 use protocol::id::{Digest, JobId, Namespace};
+use protocol::native::Callbacks;
 use protocol::raw::RawJson;
 
+use crate::blob_names;
+use crate::blob_uses::BlobUses;
 use crate::refusal::{Refusal, RefusalKind};
 
 /// The most bytes of a definition, 10 MiB: inline inputs fit, and anything larger belongs into a blob.
@@ -34,6 +37,8 @@ pub struct SubmitJob {
     pub debug: bool,
     /// Whether a job that has ended without success is to run again, instead of being answered with how it ended.
     pub retry: bool,
+    /// Addresses to call.
+    pub callbacks: Callbacks,
     /// How it came in.
     pub via: Via,
 }
@@ -47,12 +52,12 @@ pub(crate) struct Checked {
     pub(crate) needs: Needs,
 }
 
-/// Reads a definition and checks what must hold for every job.
+/// Reads a definition, checks what must hold for every job, and notes the blobs that it names.
 ///
 /// # Errors
 ///
 /// [`Refusal`] when it is too large, no JSON object, names files outside their folders, or is not the definition of `id`.
-pub(crate) fn check(id: Option<JobId>, definition: &RawJson) -> Result<Checked, Refusal> {
+pub(crate) fn check(id: Option<JobId>, definition: &RawJson, uses: &BlobUses) -> Result<Checked, Refusal> {
     let bytes = definition.as_str().as_bytes();
     if bytes.len() > DEFINITION_BYTES_MAX {
         let text = format!(
@@ -80,7 +85,15 @@ pub(crate) fn check(id: Option<JobId>, definition: &RawJson) -> Result<Checked, 
             ),
         ));
     }
+    uses.note_all(|note| each_blob(&read, bytes, note));
     Ok(Checked { job, body: Digest::of(bytes), text: bytes.into(), needs })
+}
+
+/// Shows the keys of the blobs that a definition names, some of them maybe twice.
+fn each_blob(read: &Definition, bytes: &[u8], mut show: &mut dyn FnMut(&str)) {
+    blob_names::each_likely(bytes, &mut show);
+    let files = read.inputs.iter().chain(&read.config_files).map(|(_, file)| file);
+    files.filter(|file| file.kind == DataKind::Key).filter_map(DataRef::text).for_each(|key| show(&key));
 }
 
 /// Checks a run's result.

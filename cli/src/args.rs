@@ -5,12 +5,14 @@
 //! variable.
 
 pub(crate) mod audit;
+mod blobs;
 mod images;
 pub(crate) mod job;
 pub(crate) mod local;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod setting;
+pub(crate) mod webhooks;
 pub(crate) mod worker;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Job(job::Args),
     /// Read a queue's event log: what happened, is it intact, what was the state at a time
     Audit(audit::Args),
+    /// Print what a queue's webhooks are signed with; nothing is asked, it is computed from the name
+    WebhookSecret(webhooks::Secret),
 }
 
 const EXAMPLES: &str = "\

@@ -127,6 +127,10 @@ fn verified(report: &VerifyReport) -> String {
     let verdict = if report.is_good() { "good" } else { "BAD" };
     let (queues, segments) = (report.queues.len(), report.segments);
     lines.push(format!("{verdict}; records proven: {}, queues: {queues}, segments: {segments}", report.records));
+    let expired: u64 = report.queues.iter().map(|queue| queue.expired).sum();
+    if expired > 0 {
+        lines.push(format!("body expired: {expired} (of jobs that left their queue longer ago than jobs are kept)"));
+    }
     if report.unfinished_bytes > 0 {
         lines.push(format!(
             "the last {} bytes are a write that is going on, or one that was never acknowledged",

@@ -48,6 +48,11 @@ const RESULT_TRIES: u32 = 5;
 /// The pause between.
 const RESULT_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
 
+/// Both logs of a job from their first lines on.
+const WHOLE_LOGS: [(LogKind, u64); 2] = [(LogKind::Build, 0), (LogKind::Run, 0)];
+/// A line number that no log reaches: an answer from there on has no lines and says where the log ends.
+const BEYOND_EVERY_LOG: u64 = 1 << 52;
+
 /// Runs a job command.
 pub(crate) async fn command(command: &Command, env: Env<'_>) -> anyhow::Result<ExitCode> {
     match command {
@@ -80,7 +85,7 @@ async fn run_add(settings: &AddSettings) -> anyhow::Result<ExitCode> {
     let (definition, text) = match &settings.source {
         Source::Lines(file) => {
             let lines = file.clone().map_or(Lines::Stdin, Lines::File);
-            return many::run(&api, &settings.target, lines, settings.wait).await;
+            return many::run(&api, &settings.target, lines, settings.retry, settings.wait).await;
         }
         Source::Stdin => definition_from_stdin().await?,
         Source::Flags(spec) => {
@@ -91,15 +96,20 @@ async fn run_add(settings: &AddSettings) -> anyhow::Result<ExitCode> {
         }
     };
     let namespace = settings.namespace.as_ref().map(|namespace| namespace.as_str());
+    let with = define::With { namespace, debug: settings.debug, retry: settings.retry };
     if let Some(array) = &settings.array {
         // The broker would say the same of it, but this way nothing is sent and the flag is named.
         Template::new(array.clone(), definition.clone())
             .map_err(|error| UsageError::new("--array", error.to_string()))?;
-        let line = define::template(array, &definition, namespace, settings.debug);
-        return many::run(&api, &settings.target, Lines::Text(line), settings.wait).await;
+        let line = define::template(array, &definition, with);
+        return many::run(&api, &settings.target, Lines::Text(line), false, settings.wait).await;
     }
     let (id, definition) = (job_id(&definition), text);
-    let body = define::submission(&id.to_string(), &definition, namespace, settings.debug);
+    let body = define::submission(&id.to_string(), &definition, with);
+    let logs = match settings.retry && settings.wait {
+        true => after_the_failure(&api, &settings.target, id).await?,
+        false => WHOLE_LOGS,
+    };
     let accepted = api.submit(&settings.target.queue, body).await?;
     ensure!(
         accepted == id,
@@ -110,19 +120,38 @@ async fn run_add(settings: &AddSettings) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     say(&format!("job {id}"));
-    to_the_end(&api, &settings.target, id, settings.output_dir.as_deref()).await
+    to_the_end(&api, &settings.target, id, logs, settings.output_dir.as_deref()).await
+}
+
+/// Where the logs of a job that has failed end: what it printed then is not what it prints when it runs again.
+async fn after_the_failure(api: &Api, target: &Target, job: JobId) -> anyhow::Result<[(LogKind, u64); 2]> {
+    match api.result(target, job).await? {
+        Some(document) if Verdict::of_result(&document).code != 0 => {
+            let (build, run) = tokio::try_join!(
+                api.logs(target, job, "build", BEYOND_EVERY_LOG),
+                api.logs(target, job, "run", BEYOND_EVERY_LOG)
+            )?;
+            Ok([(LogKind::Build, build.next), (LogKind::Run, run.next)])
+        }
+        Some(_) | None => Ok(WHOLE_LOGS),
+    }
 }
 
 async fn run_await(options: &Await, env: Env<'_>) -> anyhow::Result<ExitCode> {
     let (target, job) = options.one.settings(env)?;
-    to_the_end(&Api::new(&target.api)?, &target, job, options.output_dir.as_deref()).await
+    to_the_end(&Api::new(&target.api)?, &target, job, WHOLE_LOGS, options.output_dir.as_deref()).await
 }
 
 /// Follows the job, says how it ended, fetches its files; Ctrl-C leaves it running.
-async fn to_the_end(api: &Api, target: &Target, job: JobId, output_dir: Option<&Path>) -> anyhow::Result<ExitCode> {
+async fn to_the_end(
+    api: &Api,
+    target: &Target,
+    job: JobId,
+    logs: [(LogKind, u64); 2],
+    output_dir: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
     let waiting = async {
-        let kinds = &[LogKind::Build, LogKind::Run];
-        let wanted = Wanted { job, kinds, since: 0, build_is_output: false, tell_states: true };
+        let wanted = Wanted { job, logs: &logs, build_is_output: false, tell_states: true };
         let view = wait::follow(api, target, wanted, &mut Console::new()).await?;
         let verdict = verdict(api, target, job, view.as_ref()).await?;
         say(&verdict.text);
@@ -186,7 +215,8 @@ async fn run_logs(options: &Logs, env: Env<'_>) -> anyhow::Result<ExitCode> {
         Kind::Both => &[LogKind::Build, LogKind::Run],
     };
     if options.follow {
-        let wanted = Wanted { job, kinds, since: options.since, build_is_output: true, tell_states: false };
+        let logs: Vec<_> = kinds.iter().map(|kind| (*kind, options.since)).collect();
+        let wanted = Wanted { job, logs: &logs, build_is_output: true, tell_states: false };
         let mut console = Console::new();
         let followed = tokio::select! {
             view = wait::follow(&api, &target, wanted, &mut console) => view?,

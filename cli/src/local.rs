@@ -16,11 +16,12 @@ use crate::serve::{Signals, listen, stop};
 
 /// Serves and works until SIGINT or SIGTERM, or until one of the two cannot go on.
 pub(crate) async fn local(settings: Settings) -> anyhow::Result<ExitCode> {
-    let Settings { listen: address, port, broker_data, mut worker, on_exit, debug: _ } = settings;
+    let Settings { listen: address, port, broker_data, webhooks, mut worker, on_exit, debug: _ } = settings;
     let mut signals = Signals::new()?;
     let listener = listen(SocketAddr::new(address, port), "--port")?;
     let mut config = Config::new(&broker_data);
     config.flavour = Flavour::Local;
+    config.webhooks = webhooks;
     let broker =
         Broker::start(config, listener).await.with_context(|| format!("cannot serve {}", broker_data.display()))?;
     let at = broker.addr();

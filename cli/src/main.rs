@@ -65,6 +65,10 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Local(args) => start_local(args.settings(env)?).await,
         Command::Job(args) => job::command(&args.command, env).await,
         Command::Audit(args) => audit::command(&args.command, env).await,
+        Command::WebhookSecret(args) => {
+            progress::print(&broker::webhooks::Secret::of(&args.queue()?).text())?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

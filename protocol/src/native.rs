@@ -213,6 +213,41 @@ pub struct Submission {
     /// Whether debug output is wanted.
     #[serde(default)]
     pub debug: bool,
+    /// Whether a job that has ended without success runs again, instead of being answered with how it ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry: bool,
+    /// Addresses to call.
+    #[serde(default, skip_serializing_if = "Callbacks::is_empty")]
+    pub callbacks: Callbacks,
+}
+
+/// Addresses to call when something becomes of a submission.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Callbacks {
+    /// When it made a job wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<Callback>,
+    /// When the job is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Callback>,
+}
+
+impl Callbacks {
+    /// Whether nobody is to be called.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.queued.is_none() && self.finished.is_none()
+    }
+}
+
+/// An address to call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Callback {
+    /// Where to.
+    pub url: String,
+    /// What to send along, as it is; absent: an empty object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<RawJson>,
 }
 
 /// A run's end.

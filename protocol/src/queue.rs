@@ -120,6 +120,14 @@ impl Job {
         self.namespaces.iter().min_by_key(|(_, joined)| **joined).map(|(namespace, _)| namespace)
     }
 
+    /// Of an ended job: since when nobody has asked for it and nothing has happened to it. How long it stays counts from here, so
+    /// that whoever asks for one that ended long ago gets to see it.
+    #[must_use]
+    pub fn rests_since(&self) -> UnixMillis {
+        let asked = self.namespaces.values().map(|joined| joined.at_ms).max();
+        asked.map_or(self.changed_at_ms, |asked| asked.max(self.changed_at_ms))
+    }
+
     fn shelf(&self, job: JobId) -> Shelf {
         let stay = match &self.status {
             Status::Queued { front } => return Shelf::Waiting(self.stands(job, *front)),
@@ -130,7 +138,7 @@ impl Job {
             | Status::Replaced { .. }
             | Status::Deleted {} => Stay::Short,
         };
-        Shelf::Ended(stay, self.changed_at_ms)
+        Shelf::Ended(stay, self.rests_since())
     }
 }
 
@@ -178,7 +186,7 @@ pub enum Stay {
 struct Index {
     waiting: BTreeSet<Place>,
     running: BTreeSet<JobId>,
-    /// Jobs that are neither waiting nor running: those that the sweep looks at, oldest change first.
+    /// Jobs that are neither waiting nor running: those that the sweep looks at, those that rest longest first.
     ended: BTreeSet<(Stay, UnixMillis, JobId)>,
     /// Live jobs of each namespace but the default one, in the order they joined.
     wanted: BTreeMap<Namespace, BTreeMap<Seq, JobId>>,

@@ -8,14 +8,14 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use protocol::event::Event;
-use protocol::id::{Digest, Head, QueueKey, Seq};
+use protocol::id::{Digest, Head, QueueKey, Seq, UnixMillis};
 use protocol::record::{Record, chain};
 use serde::Serialize;
 
 use super::{AuditError, Reader, concerns};
 use crate::journal::scan::{Step, Touched};
 use crate::journal::segment::{SEGMENTS, Segment, file_name};
-use crate::journal::{JournalError, Loss, bodies};
+use crate::journal::{JournalError, Loss, bodies, forgotten};
 
 /// How many steps one thread reads before the other is given them: enough that handing over costs nothing.
 const PIECE_STEPS: usize = 512;
@@ -50,6 +50,8 @@ pub struct VerifiedQueue {
     pub records: u64,
     /// Bodies that records name and that are what they name.
     pub bodies: u64,
+    /// Large bodies that are not there any more, of records so old that their jobs may be forgotten.
+    pub expired: u64,
     /// The first bad record.
     pub first_bad: Option<Bad>,
 }
@@ -90,6 +92,8 @@ struct Verifier<'a> {
     chains: BTreeMap<QueueKey, Chain>,
     /// Bodies seen in segments: queue and digest, 16 bytes of each folded together, to stay small over many jobs.
     seen: HashSet<[u8; 16]>,
+    /// Jobs that left their queue before this are forgotten, and their large bodies with them.
+    forgotten_before: UnixMillis,
     bad: Vec<Bad>,
 }
 
@@ -101,7 +105,14 @@ struct Verifier<'a> {
 pub fn verify(dir: &Path, queue: Option<QueueKey>) -> Result<VerifyReport, AuditError> {
     let reader = Reader::open(dir)?;
     let (segments, position, unfinished_bytes) = (reader.segments.len() as u64, reader.end, reader.unfinished);
-    let mut verifier = Verifier { dir, wanted: queue, chains: BTreeMap::new(), seen: HashSet::new(), bad: Vec::new() };
+    let mut verifier = Verifier {
+        dir,
+        wanted: queue,
+        chains: BTreeMap::new(),
+        seen: HashSet::new(),
+        forgotten_before: forgotten::load(dir),
+        bad: Vec::new(),
+    };
     // One thread reads, checks frames and bodies; this one follows the chains. Each is about half of the work.
     thread::scope(|scope| {
         let (to_verifier, pieces) = sync_channel(PIECES_WAITING_MAX);
@@ -225,7 +236,10 @@ impl Verifier<'_> {
     fn chain(&mut self, queue: QueueKey) -> &mut Chain {
         self.chains.entry(queue).or_insert_with(|| {
             let head = Head { seq: 0, hash: queue.genesis() };
-            Chain { verified: VerifiedQueue { queue, head, records: 0, bodies: 0, first_bad: None }, next: 1 }
+            Chain {
+                verified: VerifiedQueue { queue, head, records: 0, bodies: 0, expired: 0, first_bad: None },
+                next: 1,
+            }
         })
     }
 
@@ -260,6 +274,10 @@ impl Verifier<'_> {
             if !self.seen.contains(&short_key(queue, digest)) {
                 match bodies::read(self.dir, queue, digest) {
                     Ok(Some(_)) => {}
+                    Ok(None) if record.at_ms < self.forgotten_before => {
+                        self.chain(queue).verified.expired += 1;
+                        return Ok(());
+                    }
                     Ok(None) => return Err(format!("record {}: the body of its {what} is missing", record.seq)),
                     Err(error) => return Err(format!("record {}: the body of its {what}: {error}", record.seq)),
                 }

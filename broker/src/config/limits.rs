@@ -6,7 +6,9 @@ use protocol::duration::limit_ms;
 use protocol::size::parse_size_bytes;
 
 use crate::logs::LogLimits;
+use crate::retention::Keep;
 use crate::rules::limits::Limits as QueueLimits;
+use crate::webhooks::Limits as WebhookLimits;
 
 /// Bounds on everything that a peer can make large. Going over one is answered with an error that says the limit.
 #[derive(Clone, Debug)]
@@ -25,6 +27,9 @@ pub struct Limits {
     /// The most bytes of requests' bodies in memory at once, over all connections. Default: 512 MiB; what does not fit is
     /// answered 503.
     pub bodies_bytes_max: u64,
+    /// The most bytes of answers in memory that their askers have not read yet, over all connections, counting those larger than
+    /// 64 KiB. Default: 512 MiB; one that does not fit is answered 503.
+    pub answers_bytes_max: u64,
     /// How long a peer may take nothing of what it is sent. Default: 60 s; its connection is then cut.
     pub unread_timeout: Duration,
     /// How long a request's headers may take, and how long a connection may idle between requests. Default: 30 s.
@@ -35,6 +40,10 @@ pub struct Limits {
     pub logs: LogLimits,
     /// What the rules of a queue go by.
     pub queue: QueueLimits,
+    /// What is kept how long.
+    pub keep: Keep,
+    /// Bounds on webhooks.
+    pub webhooks: WebhookLimits,
 }
 
 impl Default for Limits {
@@ -46,11 +55,14 @@ impl Default for Limits {
             sockets_per_address_max: 10_000,
             requests_per_address_max: 1_000,
             bodies_bytes_max: 512 * 1024 * 1024,
+            answers_bytes_max: 512 * 1024 * 1024,
             unread_timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(30),
             body_idle_timeout: Duration::from_secs(60),
             logs: LogLimits::default(),
             queue: QueueLimits::default(),
+            keep: Keep::default(),
+            webhooks: WebhookLimits::default(),
         }
     }
 }
@@ -63,6 +75,7 @@ enum Named<'a> {
     BytesInMemory(&'a mut usize),
     Ms(&'a mut u64),
     Time(&'a mut Duration),
+    Keep(&'a mut Option<u64>),
 }
 
 /// Why a limit cannot be set.
@@ -78,25 +91,24 @@ pub enum LimitError {
         name: String,
     },
     /// A value that cannot be read.
-    #[error("{name}={value}: write {expected}")]
+    #[error("{name} takes {expected}")]
     Value {
         /// The limit.
         name: String,
-        /// What was written.
-        value: String,
         /// What would do.
         expected: &'static str,
     },
 }
 
 /// The limits that can be set, by name.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 33] = [
     "body",
     "blob",
     "connections",
     "sockets-per-address",
     "requests-per-address",
     "bodies",
+    "answers",
     "unread-timeout",
     "header-timeout",
     "body-timeout",
@@ -109,7 +121,25 @@ pub const NAMES: [&str; 18] = [
     "namespaces",
     "success-stays",
     "failure-stays",
+    "keep-jobs",
+    "keep-logs",
+    "keep-blobs",
+    "webhooks",
+    "webhooks-per-queue",
+    "webhook-bytes",
+    "webhook-payload",
+    "webhook-tries",
+    "webhook-timeout",
+    "webhook-wait",
+    "webhooks-at-once",
+    "webhooks-per-host",
+    "dead-letters",
+    "keep-dead-letters",
 ];
+
+/// How to write that something is kept without end.
+const FOREVER: &str = "forever";
+const KEPT_EXPECTED: &str = "a time above zero with its unit, such as 28d, or forever";
 
 impl Limits {
     fn named(&mut self, name: &str) -> Option<Named<'_>> {
@@ -120,6 +150,7 @@ impl Limits {
             "sockets-per-address" => Named::Count32(&mut self.sockets_per_address_max),
             "requests-per-address" => Named::Count32(&mut self.requests_per_address_max),
             "bodies" => Named::Bytes(&mut self.bodies_bytes_max),
+            "answers" => Named::Bytes(&mut self.answers_bytes_max),
             "unread-timeout" => Named::Time(&mut self.unread_timeout),
             "header-timeout" => Named::Time(&mut self.header_timeout),
             "body-timeout" => Named::Time(&mut self.body_idle_timeout),
@@ -132,6 +163,20 @@ impl Limits {
             "namespaces" => Named::Count(&mut self.queue.namespaces_max),
             "success-stays" => Named::Ms(&mut self.queue.success_stays_ms),
             "failure-stays" => Named::Ms(&mut self.queue.failure_stays_ms),
+            "keep-jobs" => Named::Keep(&mut self.keep.jobs_ms),
+            "keep-logs" => Named::Keep(&mut self.keep.logs_ms),
+            "keep-blobs" => Named::Keep(&mut self.keep.blobs_ms),
+            "webhooks" => Named::Count(&mut self.webhooks.count_max),
+            "webhooks-per-queue" => Named::Count(&mut self.webhooks.per_queue_max),
+            "webhook-bytes" => Named::Bytes(&mut self.webhooks.bytes_max),
+            "webhook-payload" => Named::BytesInMemory(&mut self.webhooks.payload_bytes_max),
+            "webhook-tries" => Named::Count32(&mut self.webhooks.tries_max),
+            "webhook-timeout" => Named::Time(&mut self.webhooks.timeout),
+            "webhook-wait" => Named::Time(&mut self.webhooks.wait),
+            "webhooks-at-once" => Named::Count(&mut self.webhooks.at_once_max),
+            "webhooks-per-host" => Named::Count(&mut self.webhooks.per_host_max),
+            "dead-letters" => Named::Count(&mut self.webhooks.dead_per_queue_max),
+            "keep-dead-letters" => Named::Time(&mut self.webhooks.dead_stays),
             _ => return None,
         })
     }
@@ -149,20 +194,24 @@ impl Limits {
     }
 
     fn set_one(&mut self, name: &str, value: &str) -> Result<(), LimitError> {
-        let wrong = |expected| move || LimitError::Value { name: name.to_owned(), value: value.to_owned(), expected };
+        let wrong = |expected| move || LimitError::Value { name: name.to_owned(), expected };
         let (count, bytes, time) = (
             wrong("a whole number above zero"),
             wrong("a size above zero, such as 10MiB"),
-            wrong("a time above zero, such as 30s"),
+            wrong("a time above zero with its unit, such as 30s"),
         );
+        // A number alone would be milliseconds, and `keep-jobs=28` would forget every job at once.
+        let ms = || limit_ms(value).filter(|_| value.contains(char::is_alphabetic));
         let size = || parse_size_bytes(value).ok().filter(|size| *size > 0);
         match self.named(name).ok_or_else(|| LimitError::Unknown { name: name.to_owned() })? {
             Named::Count(limit) => *limit = value.parse().ok().filter(|limit| *limit > 0).ok_or_else(count)?,
             Named::Count32(limit) => *limit = value.parse().ok().filter(|limit| *limit > 0).ok_or_else(count)?,
             Named::Bytes(limit) => *limit = size().ok_or_else(bytes)?,
             Named::BytesInMemory(limit) => *limit = size().and_then(|size| size.try_into().ok()).ok_or_else(bytes)?,
-            Named::Ms(limit) => *limit = limit_ms(value).ok_or_else(time)?,
-            Named::Time(limit) => *limit = Duration::from_millis(limit_ms(value).ok_or_else(time)?),
+            Named::Ms(limit) => *limit = ms().ok_or_else(time)?,
+            Named::Time(limit) => *limit = Duration::from_millis(ms().ok_or_else(time)?),
+            Named::Keep(limit) if value == FOREVER => *limit = None,
+            Named::Keep(limit) => *limit = Some(ms().ok_or_else(wrong(KEPT_EXPECTED))?),
         }
         Ok(())
     }
@@ -191,12 +240,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_kept_for_a_time_or_for_ever() {
+        let mut limits = Limits::default();
+        limits.set("keep-jobs=forever,keep-logs=3d").unwrap();
+        assert_eq!((limits.keep.jobs_ms, limits.keep.logs_ms), (None, Some(3 * 24 * 60 * 60 * 1000)));
+    }
+
+    #[test]
     fn what_cannot_be_set_is_refused_with_what_would_do() {
         let error = |text: &str| Limits::default().set(text).unwrap_err().to_string();
         assert!(error("jobs=1").contains("live-jobs"), "{}", error("jobs=1"));
         assert!(error("live-jobs").contains("live-jobs=200000"));
-        assert_eq!(error("live-jobs=0"), "live-jobs=0: write a whole number above zero");
-        assert_eq!(error("lease=-1"), "lease=-1: write a time above zero, such as 30s");
-        assert_eq!(error("body=many"), "body=many: write a size above zero, such as 10MiB");
+        assert_eq!(error("live-jobs=0"), "live-jobs takes a whole number above zero");
+        assert_eq!(error("body=many"), "body takes a size above zero, such as 10MiB");
+        for value in ["-1s", "0s", "30", "soon"] {
+            let lease = error(&format!("webhooks=1,lease={value}"));
+            assert_eq!(lease, "lease takes a time above zero with its unit, such as 30s");
+            let kept = error(&format!("keep-jobs={value}"));
+            assert_eq!(kept, "keep-jobs takes a time above zero with its unit, such as 28d, or forever");
+        }
     }
 }

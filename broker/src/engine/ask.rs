@@ -9,6 +9,7 @@ use super::outbox::Outbox;
 use crate::refusal::{Refusal, RefusalKind};
 use crate::rules::command::{Answer, Command, Rejection, SessionId};
 use crate::rules::core::Core;
+use crate::webhooks::Ticket;
 
 /// Something to do once what it rests on is on disk.
 pub(crate) type Release = Box<dyn FnOnce() + Send>;
@@ -66,6 +67,8 @@ pub(crate) enum ReplyTo {
     Socket(Outbox, RequestId),
     /// To a socket, but only a refusal: its command has no answer.
     SocketIfRefused(Outbox),
+    /// Also to a submission's webhook.
+    Hooked(Box<(Ticket, Self)>),
     /// Nowhere.
     Nobody,
 }
@@ -79,6 +82,14 @@ impl ReplyTo {
             (Self::Socket(outbox, req), Ok(done)) => outbox.must(answered(req, &done)),
             (Self::Socket(outbox, req), Err(refusal)) => outbox.must(rejected(Some(req), &refusal)),
             (Self::SocketIfRefused(outbox), Err(refusal)) => outbox.must(rejected(None, &refusal)),
+            (Self::Hooked(hooked), result) => {
+                let (ticket, reply) = *hooked;
+                match &result {
+                    Ok(done) => ticket.taken(done.answer == Answer::Queued, done.head.seq),
+                    Err(_) => ticket.refused(),
+                }
+                reply.give(result);
+            }
             (Self::SocketIfRefused(_), Ok(_)) | (Self::Nobody, _) => {}
         }
     }
@@ -88,7 +99,7 @@ impl ReplyTo {
 const fn answered(req: RequestId, done: &Done) -> FromBroker {
     match done.answer {
         Answer::Claimed { granted } => FromBroker::Claimed { req, granted },
-        Answer::Done | Answer::Cancelled(_) | Answer::Connected { .. } => {
+        Answer::Done | Answer::Queued | Answer::Cancelled(_) | Answer::Connected { .. } => {
             FromBroker::Ok { req, head: done.head, job: Some(done.job) }
         }
     }

@@ -46,6 +46,19 @@ impl QueueHandle {
     }
 }
 
+impl QueueHandle {
+    /// The records after a position, up to and with another, as many as are read at once; none when they are not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when the journal cannot be read.
+    pub(crate) async fn records_after(&self, after: Seq, through: Seq) -> Result<Vec<EncodedRecord>, Refusal> {
+        let count = usize::try_from(through.saturating_sub(after).min(WINDOW)).unwrap_or(usize::MAX);
+        let (journal, key) = (self.engine.0.journal.clone(), self.key);
+        blocking(move || journal.records(key, after.saturating_add(1), count, WINDOW_BYTES_MAX)).await
+    }
+}
+
 /// Walks back from `end`. `read` gives records from a position on, at least one, at most as many as asked for.
 fn walk(
     job: JobId,

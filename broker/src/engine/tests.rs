@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol::event::Via;
 use protocol::id::{QueueKey, QueueName};
-use protocol::native::{FromBroker, Hello};
+use protocol::native::{Callbacks, FromBroker, Hello};
 use protocol::queue::QueueState;
 use protocol::raw::RawJson;
 use tokio::sync::mpsc::Receiver;
@@ -46,6 +46,7 @@ impl Bench {
             priority: 0,
             debug: false,
             retry: false,
+            callbacks: Callbacks::default(),
             via: Via::Http,
         };
         self.queue.submit(submit).await.unwrap()
@@ -227,6 +228,7 @@ async fn a_damaged_queue_says_so_to_everyone_and_the_others_go_on() {
         priority: 0,
         debug: false,
         retry: false,
+        callbacks: Callbacks::default(),
         via: Via::Http,
     };
     for number in 0..5 {

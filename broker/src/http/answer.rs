@@ -1,14 +1,16 @@
-//! What happens around every route: preflights, origins, websocket upgrades, CORS headers, and no panic getting through.
+//! What happens around every route: preflights, origins, websocket upgrades, CORS headers, room for what
+//! is not sent yet, and no panic getting through.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Request, StatusCode};
+use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::FutureExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -19,6 +21,7 @@ use super::cors::{Cors, Origin};
 use super::error::ApiError;
 use super::metrics::Answers;
 use super::rates::Rates;
+use super::room::{Room, Taken};
 use super::routes::router;
 use super::socket::{self, Sockets};
 use crate::config::Config;
@@ -33,9 +36,16 @@ pub(super) struct Answerer {
     cors: Cors,
     sockets: Sockets,
     rates: Rates,
+    /// For messages that come in on sockets.
+    room: Room,
+    /// For answers that are not sent yet.
+    unsent: Room,
     answers: Arc<Answers>,
     config: Arc<Config>,
 }
+
+/// Answers up to this size take no room: any connection has as much in its buffers.
+const FREE_ANSWER_BYTES: u64 = 64 * 1024;
 
 impl Answerer {
     pub(super) fn new(app: AppState) -> Self {
@@ -43,17 +53,40 @@ impl Answerer {
         let sockets = app.sockets.clone();
         let sessions = SessionContext { engine: app.engine.clone() };
         let rates = Rates::new(app.config.limits.requests_per_address_max);
+        let (room, unsent) = (app.room.clone(), Room::for_answers(app.config.limits.answers_bytes_max));
         let (answers, config) = (Arc::clone(&app.answers), Arc::clone(&app.config));
-        Self { originals: app.originals.clone(), router: router(app), sessions, cors, sockets, rates, answers, config }
+        let originals = app.originals.clone();
+        Self { originals, router: router(app), sessions, cors, sockets, rates, room, unsent, answers, config }
     }
 
     /// Answers one request, whatever happens inside.
     pub(super) async fn answer(&self, connection: &Arc<Connection>, request: Request<Incoming>) -> Response {
         let origin = self.cors.origin(request.headers());
         let mut response = guarded(self.route(connection, request, &origin)).await;
+        response = self.with_room(response).await;
+        // What it is said to be is what it is: no browser is to find a page or a script in it.
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         self.cors.allow(&origin, response.headers_mut());
         self.answers.count(response.status());
         response
+    }
+
+    /// The answer, with room for it until it is sent: whoever asks for large ones and does not read them would else fill the
+    /// memory. Answers that are made as they are read need none.
+    async fn with_room(&self, response: Response) -> Response {
+        let Some(bytes) = response.body().size_hint().exact().filter(|bytes| *bytes > FREE_ANSWER_BYTES) else {
+            return response;
+        };
+        let mut taken = Taken::default();
+        if let Err(full) = self.unsent.take(&mut taken, bytes) {
+            return full.into_response();
+        }
+        let (head, body) = response.into_parts();
+        // All of it is there already.
+        match axum::body::to_bytes(body, usize::MAX).await {
+            Ok(bytes) => Response::from_parts(head, Body::from(Bytes::from_owner(Unsent { bytes, _taken: taken }))),
+            Err(error) => ApiError::internal(error).into_response(),
+        }
     }
 
     async fn route(&self, connection: &Arc<Connection>, mut request: Request<Incoming>, origin: &Origin) -> Response {
@@ -80,7 +113,8 @@ impl Answerer {
             return ApiError::request(StatusCode::FORBIDDEN, "origin_not_allowed", message).into_response();
         }
         if is_upgrade {
-            let upgraded = socket::upgrade(&self.sessions, &self.originals, &self.sockets, connection, request);
+            let upgraded =
+                socket::upgrade(&self.sessions, &self.originals, &self.sockets, &self.room, connection, request);
             return upgraded.unwrap_or_else(IntoResponse::into_response);
         }
         let mut request = request.map(Body::new);
@@ -91,6 +125,18 @@ impl Answerer {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+}
+
+/// What is not sent yet, with the room that it takes.
+struct Unsent {
+    bytes: Bytes,
+    _taken: Taken,
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

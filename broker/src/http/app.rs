@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::logs::LogStore;
 use crate::original::{Originals, Times};
+use crate::retention::Retention;
 
 /// What handlers reach. Clones share it.
 #[derive(Clone)]
@@ -20,6 +21,7 @@ pub struct AppState {
     pub(super) engine: Engine,
     pub(super) blobs: Blobs,
     pub(super) logs: LogStore,
+    pub(super) retention: Retention,
     pub(super) originals: Originals,
     pub(super) config: Arc<Config>,
     /// What all requests together may hold in memory of their bodies.
@@ -44,6 +46,7 @@ impl AppState {
         let originals = Originals::new(engine.clone(), Times { renew_every, ..config.original });
         Self {
             logs: engine.logs().clone(),
+            retention: Retention::new(engine.clone(), blobs.clone(), config.limits.keep),
             originals,
             engine,
             blobs,
@@ -53,6 +56,14 @@ impl AppState {
             answers: Arc::new(Answers::new()),
             config: Arc::new(config),
         }
+    }
+}
+
+impl AppState {
+    /// What removes what is kept no longer, when it is told to run.
+    #[must_use]
+    pub const fn retention(&self) -> &Retention {
+        &self.retention
     }
 }
 

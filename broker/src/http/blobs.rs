@@ -1,120 +1,102 @@
 //! `/f/:key`: blobs in and out.
 
+mod upload;
+
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::app::AppState;
 use super::error::ApiError;
 use super::files::content_type;
-use super::params::{self, Params};
+use super::params::Params;
 use super::reply;
-use super::room::{Room, Taken};
-use crate::blobs::{Blob, BlobError, BlobKey, PART_BYTES, Part};
+use crate::blobs::{Blob, BlobError, BlobKey, Download, Part};
+use crate::config::Flavour;
+
+pub(super) use self::upload::{put, way_in};
+
+/// What a page made of a stranger's bytes may do: nothing.
+const USER_BYTES_POLICY: &str = "default-src 'none'; sandbox";
 
 fn key(params: &Params) -> Result<BlobKey, ApiError> {
     Ok(params.get("key").unwrap_or_default().parse::<BlobKey>()?)
 }
 
-/// `PUT /f/:key`
-pub(super) async fn put(
-    State(app): State<AppState>,
-    params: Params,
-    request: Request<Body>,
-) -> Result<Response, ApiError> {
-    let (head, mut body) = request.into_parts();
-    let idle = app.config.limits.body_idle_timeout;
-    let bytes_max = app.config.limits.blob_bytes_max;
-    let mut gathered = Gathered::new(&app.room);
-    let stored = match key(&params) {
-        Ok(_) if params::content_length(&head.headers).is_some_and(|length| length > bytes_max) => {
-            Err(BlobError::TooLarge(bytes_max).into())
-        }
-        Ok(key) => {
-            let pieces = stream::unfold((&mut body, &mut gathered), |(body, gathered)| async move {
-                gathered.give_back();
-                let piece = params::piece(body, idle).await.transpose()?;
-                let piece = piece.and_then(|piece| gathered.add(&piece).map(|()| piece));
-                Some((piece, (body, gathered)))
-            });
-            app.blobs.put(&key, pieces).await.map(|_| key).map_err(told)
-        }
-        Err(error) => Err(error),
-    };
-    match stored {
-        Ok(key) => Ok(reply::text(StatusCode::OK, format!("file saved to f/{key}"))),
-        Err(error) => {
-            drop(gathered);
-            // Of a sender that fell silent there is nothing to wait for.
-            if error.status() != StatusCode::REQUEST_TIMEOUT {
-                params::drain(body).await;
-            }
-            Err(error)
-        }
-    }
-}
-
-/// The room that an upload takes: for what the store has been given and has not written yet. It writes when it is given more
-/// after the first [`PART_BYTES`], and then each time that as many are there.
-struct Gathered<'a> {
-    room: &'a Room,
-    taken: Taken,
-    bytes: u64,
-    is_large: bool,
-    is_written: bool,
-}
-
-impl<'a> Gathered<'a> {
-    fn new(room: &'a Room) -> Self {
-        Self { room, taken: Taken::default(), bytes: 0, is_large: false, is_written: false }
-    }
-
-    /// A piece that goes to the store next.
-    fn add(&mut self, piece: &Bytes) -> Result<(), ApiError> {
-        self.bytes += piece.len() as u64;
-        self.room.hold(&mut self.taken, self.bytes)?;
-        let is_part = self.bytes >= PART_BYTES as u64;
-        self.is_written = is_part && self.is_large;
-        self.is_large |= is_part;
-        Ok(())
-    }
-
-    /// The store asks for more: it is done with what it was given.
-    fn give_back(&mut self) {
-        if std::mem::take(&mut self.is_written) {
-            (self.bytes, self.taken) = (0, Taken::default());
-        }
-    }
-}
-
-/// A body that broke off, stalled or found no room says so itself.
-fn told(error: BlobError) -> ApiError {
-    let BlobError::BrokenOff(source) = error else { return error.into() };
-    match source.downcast::<ApiError>() {
-        Ok(own) => *own,
-        Err(source) => BlobError::BrokenOff(source).into(),
-    }
+/// Sends a client to another address.
+pub(super) fn send_on(address: &str) -> Result<Response, ApiError> {
+    let location = HeaderValue::from_str(address)
+        .map_err(|_| ApiError::bad("bad_address", "the file's address has characters that addresses don't have"))?;
+    let mut response = reply::text(StatusCode::FOUND, "");
+    response.headers_mut().insert(header::LOCATION, location);
+    // Signed addresses are good for a while only.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 /// `GET /f/:key`
 pub(super) async fn get(
     State(app): State<AppState>,
+    method: Method,
     params: Params,
     query: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let key = key(&params)?;
     // Other parameters, and ones that cannot be read, are whatever an address had on it: they change nothing.
-    match query.ok().and_then(|Query(asked)| asked.filename) {
-        Some(name) => send(&app, &key, &name, content_type(&name), &headers).await,
-        None => send(&app, &key, key.as_str(), octets_or_json(key.as_str()), &headers).await,
+    let name = query.ok().and_then(|Query(asked)| asked.filename);
+    let (name, content_type) = match &name {
+        Some(name) => (name.as_str(), content_type(name)),
+        None => (key.as_str(), octets_or_json(key.as_str())),
+    };
+    let asked = Wanted { key: &key, name, content_type, is_head: method == Method::HEAD };
+    if is_known(&headers, &key) == Some(true) || !asked.redirects(&app) {
+        return send(&app, &key, name, content_type, &headers).await;
     }
+    match asked.way_out(&app).await? {
+        Some(address) => send_on(&address),
+        None => Err(ApiError::plain_not_found("File not found")),
+    }
+}
+
+/// A blob, as somebody wants it.
+pub(super) struct Wanted<'a> {
+    pub(super) key: &'a BlobKey,
+    pub(super) name: &'a str,
+    pub(super) content_type: &'a str,
+    pub(super) is_head: bool,
+}
+
+impl Wanted<'_> {
+    /// Whether whoever wants it is sent to the store, if it is there.
+    pub(super) fn redirects(&self, app: &AppState) -> bool {
+        app.config.flavour == Flavour::Remote && app.blobs.redirects()
+    }
+
+    /// Where it can be had from the store; `None` when it is not there, or comes through us.
+    pub(super) async fn way_out(&self, app: &AppState) -> Result<Option<String>, ApiError> {
+        if !self.redirects(app) {
+            return Ok(None);
+        }
+        let disposition = disposition(self.name);
+        let download = Download { content_type: self.content_type, disposition: &disposition, is_head: self.is_head };
+        Ok(app.blobs.way_out(self.key, download).await?)
+    }
+}
+
+/// Whether the asker says that it has the blob; `None` when it says nothing. What is stored under a key never changes, so the
+/// key names the bytes.
+fn is_known(headers: &HeaderMap, key: &BlobKey) -> Option<bool> {
+    headers.get(header::IF_NONE_MATCH).map(|value| names(value, &tag(key)))
+}
+
+fn tag(key: &BlobKey) -> HeaderValue {
+    ascii(&format!("\"{key}\""))
 }
 
 #[derive(Deserialize)]
@@ -138,7 +120,7 @@ pub(super) async fn exists(State(app): State<AppState>, params: Params) -> Resul
     Ok(reply::json(status, &Exists { exists }))
 }
 
-fn octets_or_json(name: &str) -> &'static str {
+pub(super) fn octets_or_json(name: &str) -> &'static str {
     if name.ends_with(".json") { "application/json" } else { "application/octet-stream" }
 }
 
@@ -150,10 +132,9 @@ pub(super) async fn send(
     content_type: &'static str,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    // What is stored under a key never changes, so the key names the bytes.
-    let tag = ascii(&format!("\"{key}\""));
+    let tag = tag(key);
     let names_it = |name: &HeaderName| headers.get(name).map(|value| names(value, &tag));
-    if names_it(&header::IF_NONE_MATCH) == Some(true) && app.blobs.exists(key).await? {
+    if is_known(headers, key) == Some(true) && app.blobs.exists(key).await? {
         let mut response = reply::text(StatusCode::NOT_MODIFIED, "");
         response.headers_mut().remove(header::CONTENT_TYPE);
         response.headers_mut().insert(header::ETAG, tag);
@@ -204,6 +185,8 @@ fn download(name: &str, content_type: &'static str, length: u64, body: Body) -> 
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::CONTENT_DISPOSITION, ascii(&disposition(name)));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Strangers made the bytes: should a browser ever show them as a page, it is one that can do and reach nothing.
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(USER_BYTES_POLICY));
     response
 }
 
@@ -255,8 +238,6 @@ fn parse_range(text: &str) -> Option<Part> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
-
     use super::*;
 
     #[test]
@@ -279,27 +260,5 @@ mod tests {
             "attachment; filename=\"a_b__X: 1\"; filename*=UTF-8''a%22b%0D%0AX%3A%201"
         );
         assert_eq!(disposition("é.txt"), "attachment; filename=\"_.txt\"; filename*=UTF-8''%C3%A9.txt");
-    }
-
-    #[tokio::test]
-    async fn an_upload_has_room_for_all_that_is_not_written_yet() {
-        const PIECE: usize = 60_000;
-        let folder = tempfile::TempDir::new().unwrap();
-        let blobs =
-            crate::blobs::Blobs::open(&crate::config::BlobsUrl::Folder(folder.path().into()), u64::MAX).unwrap();
-        let written = || -> u64 {
-            let files = std::fs::read_dir(folder.path().join("uploads")).unwrap();
-            files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
-        };
-        let room = Room::new(u64::MAX);
-        let mut gathered = Gathered::new(&room);
-        let pieces = stream::iter(0..100_u64).map(|number| {
-            gathered.give_back();
-            assert_eq!(written() + gathered.bytes, number * PIECE as u64);
-            let piece = Bytes::from_static(&[0; PIECE]);
-            gathered.add(&piece).map(|()| piece)
-        });
-        blobs.put(&"key".parse().unwrap(), pieces).await.unwrap();
-        assert!(gathered.is_large);
     }
 }

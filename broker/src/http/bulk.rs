@@ -28,7 +28,7 @@ use super::error::ApiError;
 use super::params::{self, Params};
 use super::reply;
 use super::room::{Room, Taken};
-use super::submit::{Asked, Unit, bad_array, read_submission};
+use super::submit::{Asked, Unit, asks_for_retry, bad_array, read_submission};
 use crate::config::Limits;
 use crate::engine::{QueueHandle, ReplyTo, SubmitJob};
 use crate::refusal::Refusal;
@@ -53,12 +53,13 @@ pub(super) async fn bulk(
         return Err(refused);
     }
     let stop = head.extensions.remove().unwrap_or_default();
-    let answers = start(queue, &app.config.limits, app.room.clone(), stop, body);
+    let retry = asks_for_retry(head.uri.query().unwrap_or_default());
+    let answers = start(queue, &app.config.limits, app.room.clone(), stop, retry, body);
     Ok(reply::json_lines(Body::from_stream(answers.into_stream())))
 }
 
 /// Starts reading; goes on as far as the answers are taken.
-fn start(queue: QueueHandle, limits: &Limits, room: Room, stop: CancellationToken, body: Body) -> Answers {
+fn start(queue: QueueHandle, limits: &Limits, room: Room, stop: CancellationToken, retry: bool, body: Body) -> Answers {
     let (begun, answers) = mpsc::channel(JOBS_UNANSWERED_MAX);
     let reader = Reader {
         queue: queue.clone(),
@@ -68,6 +69,7 @@ fn start(queue: QueueHandle, limits: &Limits, room: Room, stop: CancellationToke
         line_bytes_max: limits.body_bytes_max,
         idle: limits.body_idle_timeout,
         stop,
+        retry,
         begun,
     };
     tokio::spawn(reader.run(body));
@@ -93,6 +95,8 @@ struct Reader {
     line_bytes_max: usize,
     idle: Duration,
     stop: CancellationToken,
+    /// Whether jobs that have ended without success run again, whatever their lines say.
+    retry: bool,
     begun: mpsc::Sender<Begun>,
 }
 
@@ -152,7 +156,10 @@ impl Reader {
         let text = match text {
             Ok(text) => text,
             Err(TooLong) => {
-                let message = format!("the line is longer than the limit of {} bytes", self.line_bytes_max);
+                let message = format!(
+                    "the line is longer than the limit of {} bytes; upload large inputs with PUT /f/<sha256> and refer to them",
+                    self.line_bytes_max
+                );
                 let error = ApiError::request(StatusCode::PAYLOAD_TOO_LARGE, "line_too_long", message);
                 self.answer(Begun::Refused { line, index: None, error }).await?;
                 return Ok(true);
@@ -161,7 +168,11 @@ impl Reader {
         if text.iter().all(u8::is_ascii_whitespace) {
             return Ok(false);
         }
-        match read(&text) {
+        let read = read(&text).map(|(mut job, template)| {
+            job.retry |= self.retry;
+            (job, template)
+        });
+        match read {
             Ok((job, None)) => self.begin(line, None, job).await?,
             Ok((job, Some(template))) => self.expand(line, &job, &template).await?,
             Err(error) => self.answer(Begun::Refused { line, index: None, error }).await?,

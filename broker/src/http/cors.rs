@@ -59,11 +59,15 @@ impl Cors {
     /// A page whose name was made to point at this machine sends its reads without an origin, for to the browser they are its
     /// own; only the name that it asked for gives it away.
     pub(super) fn knows_host(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
-        if self.config.flavour == Flavour::Remote || !peer.to_canonical().is_loopback() {
+        if self.config.flavour == Flavour::Remote {
             return true;
         }
         let Some(host) = headers.get(header::HOST) else { return true };
         let Ok(host) = host.to_str() else { return false };
+        // Someone in the same network, or this machine through a published port of a container.
+        if !peer.to_canonical().is_loopback() && is_private_name(host_of(host)) {
+            return true;
+        }
         let mut listed = self.config.allowed_origins.iter().chain(&self.config.public_url);
         let authority =
             |origin: &String| -> Option<String> { Some(origin.split_once("://")?.1.split('/').next()?.to_owned()) };
@@ -136,11 +140,14 @@ impl Cors {
     }
 }
 
+/// The host of `host` or `host:port`; empty when it is neither, for what only begins like a known host is not one.
 fn host_of(authority: &str) -> &str {
-    if let Some(rest) = authority.strip_prefix('[') {
-        return rest.split(']').next().unwrap_or_default();
-    }
-    authority.split(':').next().unwrap_or_default()
+    let (host, rest) = match authority.strip_prefix('[') {
+        Some(inside) => inside.split_once(']').unwrap_or_default(),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let is_port = rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    if rest.is_empty() || is_port { host } else { "" }
 }
 
 /// Whether `authority` can only mean the machine that the browser is on.
@@ -149,6 +156,16 @@ pub(super) fn is_this_machine(authority: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.to_ascii_lowercase().ends_with(".localhost")
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a name means something only inside of a network: nobody on the internet can make it point somewhere.
+fn is_private_name(host: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if host.is_empty() || !host.chars().all(is_plain) {
+        return false;
+    }
+    let host = host.to_ascii_lowercase();
+    !host.contains('.') || [".local", ".lan", ".internal", ".home.arpa"].iter().any(|ending| host.ends_with(ending))
 }
 
 fn is_address(authority: &str) -> bool {
@@ -214,7 +231,13 @@ mod tests {
             assert!(!knows("127.0.0.1", host), "{host}");
             assert!(!knows("::ffff:127.0.0.1", host), "{host}");
         }
-        assert!(knows("192.168.1.7", "my-machine.lan:8000"), "it was meant to be reached from elsewhere");
+        for host in ["my-machine.lan:8000", "mypc:8000", "broker", "Laptop.local", "192.168.1.5:8000", "localhost:8000"]
+        {
+            assert!(knows("192.168.1.7", host), "{host}: it was meant to be reached from elsewhere");
+        }
+        for host in ["evil.example:8000", "lan.evil.example", "evil.lan.", "", "a b"] {
+            assert!(!knows("192.168.1.7", host), "{host}: also a machine elsewhere can be a name that changes");
+        }
         assert!(cors.knows_host("127.0.0.1".parse().unwrap(), &HeaderMap::new()), "no browser leaves it out");
     }
 

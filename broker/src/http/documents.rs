@@ -31,11 +31,14 @@ macro_rules! document {
 const DOCUMENTS: &[Document] = &[
     document!("websocket", "The websocket"),
     document!("many-jobs", "Many jobs"),
+    document!("webhooks", "Webhooks"),
     document!("operating", "Running a broker"),
+    document!("workers", "Running a worker"),
+    document!("blobs", "Where inputs and outputs are kept"),
+    document!("security", "Security"),
     document!("compatibility", "Compatibility"),
     document!("performance", "How fast it is"),
     document!("changelog", "Changelog"),
-    document!("workers", "Running a worker"),
 ];
 
 /// Documents hold no scripts; should anything in one be taken for markup, it can load and reach nothing.
@@ -43,7 +46,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 
 const STYLE: &str = "body{margin:2rem auto;padding:0 1rem;max-width:60rem;font:1rem/1.6 system-ui,sans-serif;color-scheme:light dark}\
 pre{overflow-x:auto;padding:.75rem;border:1px solid #8886;border-radius:.375rem}code,pre{font-family:ui-monospace,monospace;font-size:.875em}\
-table{border-collapse:collapse;display:block;overflow-x:auto}th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;\
+td code{overflow-wrap:anywhere}table{border-collapse:collapse;display:block;overflow-x:auto}th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;\
 border-bottom:1px solid #8884}";
 
 /// `GET /docs`
@@ -125,7 +128,7 @@ PUT /f/<sha256> first and named by url. In the container:
 
 - JOB_INPUTS (/inputs): the inputs, read-only
 - JOB_OUTPUTS (/outputs): what is written here becomes the outputs
-- JOB_CACHE: a folder shared by the jobs of a worker
+- JOB_CACHE: a folder shared by the jobs of one queue on one worker
 - JOB_ID: the job's id
 - CUDA_VISIBLE_DEVICES: the GPUs that the job was given
 

@@ -94,13 +94,15 @@ impl From<BlobError> for ApiError {
             BlobError::TooLarge(_) => request(StatusCode::PAYLOAD_TOO_LARGE, "blob_too_large"),
             BlobError::NoSuchRange(_) => request(StatusCode::RANGE_NOT_SATISFIABLE, "no_such_range"),
             BlobError::BrokenOff(_) => request(StatusCode::BAD_REQUEST, "upload_broken_off"),
+            BlobError::Removed { .. } => Self::plain_not_found(error.to_string()),
+            BlobError::Checking(_) => request(StatusCode::SERVICE_UNAVAILABLE, "blob_being_checked"),
             BlobError::Full(_) => Self::Ours {
                 status: StatusCode::INSUFFICIENT_STORAGE,
                 code: "store_full",
                 message: "the broker's blob store is full; nothing was stored",
                 source: error.into(),
             },
-            BlobError::Store(_) | BlobError::Folder { .. } => Self::Ours {
+            BlobError::Store(_) | BlobError::Folder { .. } | BlobError::Bucket { .. } => Self::Ours {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 code: "store_failed",
                 message: "the broker's blob store failed; try again in a moment",

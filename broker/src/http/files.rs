@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::alphabet;
@@ -11,9 +11,10 @@ use bytes::Bytes;
 use protocol::json::{self, Value};
 
 use super::app::AppState;
-use super::blobs::{address_of, send, send_bytes};
+use super::blobs::{Wanted, address_of, send, send_bytes, send_on};
 use super::client::Client;
 use super::cors::is_this_machine;
+use super::elsewhere;
 use super::error::ApiError;
 use super::find::Scope;
 use super::params::Params;
@@ -28,6 +29,7 @@ const PARSED_HERE_BYTES_MAX: usize = 128 * 1024;
 #[derive(Clone, Copy)]
 struct Asker<'a> {
     client: Client,
+    is_head: bool,
     headers: &'a HeaderMap,
 }
 
@@ -41,13 +43,15 @@ pub(super) async fn input(
     State(app): State<AppState>,
     params: Params,
     Extension(client): Extension<Client>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let asker = Asker { client, is_head: method == Method::HEAD, headers: &headers };
     let (scope, job) = (app.scope(&params)?, params.job()?);
     let Some(definition) = app.definition(&scope, job).await? else {
         return Err(ApiError::plain_not_found("Job not found"));
     };
-    serve_of(&app, definition, &["inputs"], "Input", &params, Asker { client, headers: &headers }).await
+    serve_of(&app, definition, &["inputs"], "Input", &params, asker).await
 }
 
 /// `GET [/q/:queue]/j/:job/outputs/*`
@@ -55,14 +59,15 @@ pub(super) async fn output(
     State(app): State<AppState>,
     params: Params,
     Extension(client): Extension<Client>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let asker = Asker { client, is_head: method == Method::HEAD, headers: &headers };
     let (scope, job) = (app.scope(&params)?, params.job()?);
     let Some(finished) = app.finished(&scope, job).await? else {
         return Err(ApiError::plain_not_found(no_result(&app, &scope, job).await?));
     };
-    serve_of(&app, finished.into_text(), &["result", "outputs"], "Output", &params, Asker { client, headers: &headers })
-        .await
+    serve_of(&app, finished.into_text(), &["result", "outputs"], "Output", &params, asker).await
 }
 
 async fn no_result(app: &AppState, scope: &Scope, job: protocol::id::JobId) -> Result<&'static str, ApiError> {
@@ -128,7 +133,11 @@ async fn serve(app: &AppState, data_ref: &Value, name: &str, asker: Asker<'_>) -
         }
         "key" => {
             let key: BlobKey = text().ok_or_else(bad_value)?.parse()?;
-            send(app, &key, name, content_type(name), asker.headers).await
+            let wanted = Wanted { key: &key, name, content_type: content_type(name), is_head: asker.is_head };
+            match wanted.way_out(app).await? {
+                Some(address) => send_on(&address),
+                None => send(app, &key, name, content_type(name), asker.headers).await,
+            }
         }
         "url" => at_address(app, &text().ok_or_else(bad_value)?, name, asker).await,
         _ => Err(ApiError::bad("unknown_data_type", "Unknown data type")),
@@ -152,23 +161,19 @@ async fn at_address(app: &AppState, address: &str, name: &str, asker: Asker<'_>)
             Flavour::Local => send(app, &key, name, content_type(name), asker.headers).await,
             // Its clients expect to be sent on.
             Flavour::Remote => {
+                let wanted = Wanted { key: &key, name, content_type: content_type(name), is_head: asker.is_head };
+                if let Some(address) = wanted.way_out(app).await? {
+                    return send_on(&address);
+                }
                 let base = asker.client.base_url(asker.headers, &app.config);
                 send_on(&address_of(&base, &key, name))
             }
         };
     }
     match app.config.flavour {
-        Flavour::Remote => send_on(address),
+        Flavour::Remote => elsewhere::send_on(address, asker.headers),
         Flavour::Local => Err(ApiError::plain_not_found("File not found")),
     }
-}
-
-fn send_on(address: &str) -> Result<Response, ApiError> {
-    let location = HeaderValue::from_str(address)
-        .map_err(|_| ApiError::bad("bad_address", "the file's address has characters that addresses don't have"))?;
-    let mut response = reply::text(StatusCode::FOUND, "");
-    response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
 }
 
 fn is_own(app: &AppState, uri: &Uri, headers: &HeaderMap) -> bool {

@@ -19,7 +19,8 @@ const COMPARED_QUEUES_MAX: usize = 32;
 pub(super) enum Scope {
     /// In one queue.
     Queue(QueueHandle),
-    /// In every queue that keeps it; queues are trust domains, so there is an answer only while all agree.
+    /// In every queue that keeps it; queues are trust domains, so there is an answer only while all agree. One where it waits or runs
+    /// does not agree to anything yet: whoever waits for its own run must not be given another queue's result.
     Everywhere,
 }
 
@@ -67,7 +68,7 @@ impl AppState {
     }
 
     /// Every queue of `scope` that keeps the job, with what it keeps; none when there are too many to compare.
-    async fn kept(&self, scope: &Scope, job: JobId) -> Result<Vec<(QueueHandle, JobRecord)>, ApiError> {
+    pub(super) async fn kept(&self, scope: &Scope, job: JobId) -> Result<Vec<(QueueHandle, JobRecord)>, ApiError> {
         let queues = match scope {
             Scope::Queue(queue) => vec![queue.clone()],
             Scope::Everywhere => {
@@ -115,7 +116,11 @@ impl AppState {
     pub(super) async fn finished(&self, scope: &Scope, id: JobId) -> Result<Option<Finished>, ApiError> {
         let mut found: Option<(QueueHandle, Job, Digest)> = None;
         for (queue, JobRecord { job, .. }) in self.kept(scope, id).await? {
-            let Status::Finished { result, .. } = job.status else { continue };
+            let result = match job.status {
+                Status::Finished { result, .. } => result,
+                Status::Queued { .. } | Status::Running {} => return Ok(None),
+                Status::Cancelled { .. } | Status::Replaced { .. } | Status::Deleted {} => continue,
+            };
             match &found {
                 Some((_, _, known)) if *known != result => return Ok(None),
                 Some(_) => {}

@@ -11,12 +11,15 @@ use protocol::native::LogKind;
 
 use super::app::AppState;
 use super::error::ApiError;
-use super::params::Params;
+use super::params::{Params, query};
 use super::reply;
 use crate::logs::{LogPage, LogStore};
 
 /// The most lines that are in memory at once for one answer.
 const LINES_PER_PAGE: usize = 4096;
+
+/// The highest position that can be asked for: a client in JavaScript counts exactly up to here.
+const SINCE_MAX: u64 = (1 << 53) - 1;
 
 pub(super) async fn build(State(app): State<AppState>, params: Params, uri: Uri) -> Result<Response, ApiError> {
     answer(&app, &params, &uri, LogKind::Build).await
@@ -28,10 +31,13 @@ pub(super) async fn run(State(app): State<AppState>, params: Params, uri: Uri) -
 
 async fn answer(app: &AppState, params: &Params, uri: &Uri, kind: LogKind) -> Result<Response, ApiError> {
     let (scope, job) = (app.scope(params)?, params.job()?);
-    let since = since(uri.query().unwrap_or_default())?;
+    let since = since(uri)?;
     // Asked before reading: the log of a job that is over by now is then read to its end.
-    let Some((queue, record)) = app.one(&scope, job).await? else {
-        let nothing = r#"{"data":[],"sliceStart":0,"nextCursor":0,"isFinal":false}"#;
+    let mut kept = app.kept(&scope, job).await?;
+    let is_final = !kept.is_empty() && kept.iter().all(|(_, record)| !record.job.is_live());
+    let (Some((queue, _)), true) = (kept.pop(), kept.is_empty()) else {
+        // Nobody has it, or several have: whose lines would they be? That it is over everywhere can be told all the same.
+        let nothing = format!(r#"{{"data":[],"sliceStart":{since},"nextCursor":0,"isFinal":{is_final}}}"#);
         return Ok(reply::raw_json(StatusCode::OK, nothing));
     };
     let first = app.logs.read(queue.key(), job, kind, since, LINES_PER_PAGE).await?;
@@ -42,7 +48,7 @@ async fn answer(app: &AppState, params: &Params, uri: &Uri, kind: LogKind) -> Re
         kind,
         since,
         end: first.end,
-        is_final: !record.job.is_live(),
+        is_final,
         page: Some(first),
         is_first: true,
     };
@@ -99,31 +105,68 @@ impl Reading {
     }
 }
 
-/// `since=N`: fractions are cut, less than none is none.
-fn since(query: &str) -> Result<u64, ApiError> {
-    let value = query.split('&').find_map(|pair| pair.strip_prefix("since=")).unwrap_or_default();
-    if value.is_empty() {
-        return Ok(0);
-    }
-    let number = value.parse::<f64>().ok().filter(|number| !number.is_nan());
+/// `since=N`, a number as JavaScript reads one: fractions are cut, less than none is none.
+fn since(uri: &Uri) -> Result<u64, ApiError> {
+    let number = number(query(uri, "since").unwrap_or_default().trim());
     let number = number.ok_or_else(|| ApiError::bad("bad_since", "`since` must be a number"))?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "casts of floats saturate")]
-    Ok(number.floor() as u64)
+    let since = number.floor() as u64;
+    Ok(since.min(SINCE_MAX))
+}
+
+/// JavaScript's `Number`.
+fn number(text: &str) -> Option<f64> {
+    let of_base = |digits: &str, base| u64::from_str_radix(digits, base).ok();
+    let based = match text.get(..2).map(str::to_ascii_lowercase).as_deref() {
+        Some("0x") => Some(of_base(&text[2..], 16)),
+        Some("0o") => Some(of_base(&text[2..], 8)),
+        Some("0b") => Some(of_base(&text[2..], 2)),
+        Some(_) | None => None,
+    };
+    #[expect(clippy::cast_precision_loss, reason = "as in JavaScript")]
+    match (text, based) {
+        ("", _) => Some(0.0),
+        ("Infinity" | "+Infinity", _) => Some(f64::INFINITY),
+        ("-Infinity", _) => Some(f64::NEG_INFINITY),
+        (_, Some(number)) => number.map(|number| number as f64),
+        // Rust also reads words such as `inf`.
+        _ if text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) => text.parse().ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn asked(query: &str) -> Result<u64, ApiError> {
+        since(&format!("/run-logs.json?{query}").parse().unwrap())
+    }
+
     #[test]
-    fn since_is_a_number_or_nothing() {
-        for (query, expected) in
-            [("", 0), ("since=", 0), ("since=7", 7), ("x=1&since=7.9", 7), ("since=-3", 0), ("since=1e3", 1000)]
-        {
-            assert_eq!(since(query).unwrap(), expected, "{query}");
+    fn since_is_a_number_as_javascript_reads_one_or_nothing() {
+        for (query, expected) in [
+            ("", 0),
+            ("since", 0),
+            ("since=", 0),
+            ("since=7", 7),
+            ("x=1&since=7.9", 7),
+            ("since=-3", 0),
+            ("since=1e3", 1000),
+            ("since=%31%20", 1),
+            ("since=+5", 5),
+            ("since=0x10", 16),
+            ("since=.5", 0),
+            ("since=1&since=2", 1),
+            ("since=Infinity", SINCE_MAX),
+            ("since=-Infinity", 0),
+        ] {
+            assert_eq!(asked(query).unwrap(), expected, "{query}");
         }
-        for query in ["since=x", "since=NaN", "since=1%20"] {
-            assert!(since(query).is_err(), "{query}");
+        for query in
+            ["since=x", "since=NaN", "since=inf", "since=infinity", "since=1_0", "since=0x", "since=1,5", "since=--1"]
+        {
+            assert!(asked(query).is_err(), "{query}");
         }
     }
 }

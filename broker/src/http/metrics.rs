@@ -15,6 +15,7 @@ use super::params::Params;
 use crate::clock;
 use crate::config::Flavour;
 use crate::engine::QueueHandle;
+use crate::webhooks::Book;
 use axum::http::StatusCode;
 use protocol::id::UnixMillis;
 
@@ -89,6 +90,8 @@ pub(super) async fn of_broker(State(app): State<AppState>) -> Result<Response, A
     }
     write_work(&mut text, &app);
     write_journal(&mut text, &app);
+    write_retention(&mut text, &app);
+    write_webhooks(&mut text, &app);
     write_process(&mut text, &app).await;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text.into_text()).into_response())
 }
@@ -130,6 +133,30 @@ fn write_work(text: &mut Exposition, app: &AppState) {
         "class",
         answers,
     );
+}
+
+fn write_retention(text: &mut Exposition, app: &AppState) {
+    let swept = app.retention.swept();
+    text.labelled(
+        "gridsocket_swept_total",
+        Kind::Counter,
+        "What was removed since start because its time was over",
+        "what",
+        [("jobs", swept.jobs), ("bodies", swept.bodies), ("logs", swept.logs), ("blobs", swept.blobs)],
+    );
+    let last = seconds(app.retention.last_at().0);
+    text.metric("gridsocket_last_sweep_seconds", Kind::Gauge, "When the last sweep began, since 1970", last);
+}
+
+fn write_webhooks(text: &mut Exposition, app: &AppState) {
+    let stats = app.engine.webhooks().map(Book::stats).unwrap_or_default();
+    let mut gauge = |name: &str, help: &str, value: u64| text.metric(name, Kind::Gauge, help, value);
+    gauge("gridsocket_webhooks", "Webhooks kept: waiting for their job, being delivered, dead letters", stats.kept);
+    gauge("gridsocket_webhook_dead_letters", "Calls that were given up and are kept", stats.dead_letters);
+    let mut counter = |name: &str, help: &str, value: u64| text.metric(name, Kind::Counter, help, value);
+    counter("gridsocket_webhooks_delivered_total", "Calls delivered since start", stats.delivered);
+    counter("gridsocket_webhook_failures_total", "Tries of calls that failed since start", stats.failures);
+    counter("gridsocket_webhooks_given_up_total", "Calls given up since start", stats.dead);
 }
 
 fn write_journal(text: &mut Exposition, app: &AppState) {

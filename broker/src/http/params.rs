@@ -6,9 +6,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use percent_encoding::percent_decode_str;
 use protocol::id::{JobId, QueueName};
 
 use super::error::ApiError;
@@ -40,6 +41,13 @@ impl Params {
     pub(super) fn job(&self) -> Result<JobId, ApiError> {
         job(self.get("job").unwrap_or_default())
     }
+}
+
+/// A parameter after the `?`, decoded as forms are; of several with one name the first.
+pub(super) fn query(uri: &Uri, name: &str) -> Option<String> {
+    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let mut pairs = uri.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(key, _)| decoded(key) == name).map(|(_, value)| decoded(value))
 }
 
 pub(super) fn queue(text: &str) -> Result<QueueName, ApiError> {
@@ -78,7 +86,9 @@ pub(super) async fn body(
     room: &Room,
 ) -> Result<Whole, ApiError> {
     let too_large = || {
-        let message = format!("the body is larger than the limit of {bytes_max} bytes");
+        let message = format!(
+            "the body is larger than the limit of {bytes_max} bytes; upload large inputs with PUT /f/<sha256> and refer to them"
+        );
         ApiError::request(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     };
     if content_length(headers).is_some_and(|length| length > bytes_max as u64) {

@@ -47,7 +47,7 @@ impl Rates {
         let next = (*even).max(now) + Duration::from_secs(1) / self.per_second;
         if next.duration_since(now) > BURST {
             let message = format!(
-                "this address makes more than {} requests a second, which is the limit; behind a proxy, see --trusted-proxy",
+                "this address makes more than {} requests a second, which is the limit; wait, and behind a proxy see --trusted-proxy",
                 self.per_second
             );
             return Err(ApiError::request(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message));

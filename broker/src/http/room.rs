@@ -1,4 +1,4 @@
-//! Room for bodies: what all requests together may hold in memory of what they have received.
+//! Room in memory: what all requests together may hold of what they have received, and all answers of what is not sent yet.
 
 use std::sync::Arc;
 
@@ -10,11 +10,19 @@ use super::error::ApiError;
 /// Room is given in pieces of this many bytes.
 const PIECE_BYTES: u64 = 1024;
 
-/// The room of all requests. Clones share it.
+/// The room of all requests, or of all answers. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Room {
     pieces: Arc<Semaphore>,
     bytes_max: u64,
+    of: Of,
+}
+
+/// What a room is for.
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    Bodies,
+    Answers,
 }
 
 /// Room that one request has; given back when dropped.
@@ -22,9 +30,29 @@ pub(super) struct Room {
 pub(super) struct Taken(Option<OwnedSemaphorePermit>);
 
 impl Room {
+    /// Room for what comes in.
     pub(super) fn new(bytes_max: u64) -> Self {
+        Self::of(bytes_max, Of::Bodies)
+    }
+
+    /// Room for what goes out.
+    pub(super) fn for_answers(bytes_max: u64) -> Self {
+        Self::of(bytes_max, Of::Answers)
+    }
+
+    fn of(bytes_max: u64, of: Of) -> Self {
         let pieces = usize::try_from(bytes_max / PIECE_BYTES).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { pieces: Arc::new(Semaphore::new(pieces)), bytes_max }
+        Self { pieces: Arc::new(Semaphore::new(pieces)), bytes_max, of }
+    }
+
+    fn full(&self) -> ApiError {
+        let (code, what) = match self.of {
+            Of::Bodies => ("bodies_full", "requests that are under way"),
+            Of::Answers => ("answers_full", "answers that are not read yet"),
+        };
+        let message =
+            format!("the broker holds {} bytes of {what}, which is the limit; try again in a moment", self.bytes_max);
+        ApiError::request(StatusCode::SERVICE_UNAVAILABLE, code, message)
     }
 
     /// Takes room for so many bytes more. Does not wait: those who have some would wait for each other.
@@ -34,13 +62,7 @@ impl Room {
     /// 503 when there is none.
     pub(super) fn take(&self, taken: &mut Taken, bytes: u64) -> Result<(), ApiError> {
         let pieces = u32::try_from(bytes.div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.pieces).try_acquire_many_owned(pieces).map_err(|_| {
-            let message = format!(
-                "the broker holds {} bytes of requests that are under way, which is the limit; try again in a moment",
-                self.bytes_max
-            );
-            ApiError::request(StatusCode::SERVICE_UNAVAILABLE, "bodies_full", message)
-        })?;
+        let permit = Arc::clone(&self.pieces).try_acquire_many_owned(pieces).map_err(|_| self.full())?;
         match &mut taken.0 {
             Some(held) => held.merge(permit),
             none => *none = Some(permit),

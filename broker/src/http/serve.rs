@@ -27,10 +27,17 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a connection over the limit is told, without reading its request.
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=UTF-8\r\nretry-after: 5\r\n\
-connection: close\r\ncontent-length: 105\r\n\r\n\
-{\"error\":\"the broker has as many connections as it allows; try again soon\",\"code\":\"too_many_connections\"}";
+fn full(connections_max: usize) -> Vec<u8> {
+    let body = format!(
+        "{{\"error\":\"the broker has {connections_max} connections, which is the limit; try again soon\",\"code\":\"too_many_connections\"}}"
+    );
+    let length = body.len();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=UTF-8\r\nretry-after: 5\r\n\
+         connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
 
 /// Serves connections until `shutdown`, then lets requests under way finish, for a few seconds at most.
 pub async fn serve(listener: TcpListener, state: AppState, shutdown: CancellationToken) {
@@ -42,6 +49,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
         );
     }
     let permits = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    let full = full(connections_max);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(HEAD_BYTES_MAX);
     let answerer = Arc::new(Answerer::new(state));
@@ -62,7 +70,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: Cancellatio
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             // Fits into the socket's buffer or is lost: nobody waits for it here.
-            let _ = stream.try_write(FULL);
+            let _ = stream.try_write(&full);
             continue;
         };
         let (stop, abort) = (shutdown.clone(), abort.clone());
@@ -117,7 +125,10 @@ mod tests {
 
     #[test]
     fn the_answer_to_one_connection_too_many_has_the_length_that_it_says() {
-        let (head, body) = std::str::from_utf8(FULL).unwrap().split_once("\r\n\r\n").unwrap();
+        let answer = full(50_000);
+        let (head, body) = std::str::from_utf8(&answer).unwrap().split_once("\r\n\r\n").unwrap();
         assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
+        let told: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(told["error"].as_str().unwrap().contains("50000"), "{body}");
     }
 }

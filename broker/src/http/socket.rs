@@ -20,6 +20,8 @@ use super::address::Address;
 use super::client::Client;
 use super::connection::Connection;
 use super::error::ApiError;
+use super::metered::Metered;
+use super::room::Room;
 use crate::original::{self, Originals};
 use crate::session::{self, SessionContext};
 
@@ -69,6 +71,7 @@ pub(super) fn upgrade(
     sessions: &SessionContext,
     originals: &Originals,
     sockets: &Sockets,
+    room: &Room,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
 ) -> Result<Response, ApiError> {
@@ -85,7 +88,7 @@ pub(super) fn upgrade(
     let client = request.extensions().get::<Client>().and_then(Client::counted);
     let counted = sockets.count(client)?;
 
-    let (context, originals) = (sessions.clone(), originals.clone());
+    let (context, originals, room) = (sessions.clone(), originals.clone(), room.clone());
     // Holds the connection's place among all connections for as long as the socket lives.
     let connection_held = Arc::clone(connection);
     let stop = connection.stop.clone();
@@ -96,7 +99,8 @@ pub(super) fn upgrade(
             Ok(upgraded) => upgraded,
             Err(error) => return tracing::debug!(%error, "a websocket handshake was not finished"),
         };
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), End::Server, Some(socket_config())).await;
+        let stream = Metered::new(TokioIo::new(upgraded), room);
+        let socket = WebSocketStream::from_raw_socket(stream, End::Server, Some(socket_config())).await;
         let served = async {
             match dialect {
                 Dialect::Native(encoding) => {
@@ -169,7 +173,7 @@ impl Sockets {
         let count = by_address.entry(address).or_default();
         if *count >= self.per_address_max {
             let message = format!(
-                "this address has {count} sockets and event streams, which is the limit; behind a proxy, see --trusted-proxy"
+                "this address has {count} sockets and event streams, which is the limit; close some, and behind a proxy see --trusted-proxy"
             );
             return Err(ApiError::request(StatusCode::TOO_MANY_REQUESTS, "too_many_sockets", message));
         }

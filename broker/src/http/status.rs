@@ -2,6 +2,7 @@
 //! waited for at most 2 s; the rest is known.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -107,7 +108,7 @@ struct Seen {
     jobs: Vec<(JobId, Job)>,
     presence: PresenceView,
     definitions: BTreeMap<JobId, Bytes>,
-    said: BTreeMap<WorkerId, Box<RawValue>>,
+    said: Arc<BTreeMap<WorkerId, Box<RawValue>>>,
     now: UnixMillis,
 }
 

@@ -8,6 +8,7 @@ use protocol::array::{ArrayError, Indices};
 use protocol::event::Via;
 use protocol::id::{JobId, Namespace};
 use protocol::json::{self, Value};
+use protocol::native::Callbacks;
 use protocol::raw::RawJson;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,6 +20,7 @@ use super::params::{self, Params, Whole};
 use super::reply;
 use crate::config::Flavour;
 use crate::engine::SubmitJob;
+use crate::webhooks::read_callbacks;
 
 /// The longest line that may be an array's template: its definition is taken apart, which takes many times the memory of its
 /// text, and is written anew for each number.
@@ -122,13 +124,21 @@ pub(super) async fn copy(
         .and_then(Value::as_str)
         .ok_or_else(|| ApiError::bad("queue_missing", "the body must name the queue to copy to: {\"queue\": \"…\"}"))?;
     let queue = app.engine.queue(&params::queue(target)?);
-    let Control { namespace, .. } = control(copy.control)?;
+    let Control { namespace, callbacks, .. } = control(copy.control)?;
     let Some(definition) = app.definition(&Scope::Everywhere, id).await? else {
         return Err(ApiError::request(StatusCode::NOT_FOUND, "no_such_job", "Job definition not found"));
     };
     let definition = RawJson::new(utf8(&definition, Unit::Body)?);
-    let submit =
-        SubmitJob { id: Some(id), definition, namespace, priority: 0, debug: false, retry: false, via: Via::Copy };
+    let submit = SubmitJob {
+        id: Some(id),
+        definition,
+        namespace,
+        priority: 0,
+        debug: false,
+        retry: false,
+        callbacks,
+        via: Via::Copy,
+    };
     let done = queue.submit(submit).await?;
     let answer = Submitted { success: true, job_id: None };
     Ok(reply::with_head(reply::json(StatusCode::OK, &answer), done.head))
@@ -172,7 +182,7 @@ pub(super) fn read_submission(text: &[u8], unit: Unit) -> Result<Asked, ApiError
         }
         Some(array) => Some(Indices::read(&parse(array)?).map_err(|error| bad_array(&error))?),
     };
-    let Control { namespace, retry } = control(submission.control)?;
+    let Control { namespace, retry, callbacks } = control(submission.control)?;
     let job = SubmitJob {
         id,
         definition: RawJson::new(definition.get()),
@@ -180,6 +190,7 @@ pub(super) fn read_submission(text: &[u8], unit: Unit) -> Result<Asked, ApiError
         priority: 0,
         debug,
         retry,
+        callbacks,
         via: Via::Http,
     };
     Ok(Asked { job, array })
@@ -227,7 +238,7 @@ fn parse(text: &str) -> Result<Value, ApiError> {
 }
 
 /// `retry=1` in the address, or anything that does not say no.
-fn asks_for_retry(query: &str) -> bool {
+pub(super) fn asks_for_retry(query: &str) -> bool {
     let mut values = query.split('&').filter_map(|pair| match pair.split_once('=') {
         Some((name, value)) => (name == "retry").then_some(value),
         None => (pair == "retry").then_some("1"),
@@ -240,20 +251,32 @@ fn asks_for_retry(query: &str) -> bool {
 struct Control {
     namespace: Option<Namespace>,
     retry: bool,
+    callbacks: Callbacks,
+}
+
+/// The part of `control` that is kept as it stands.
+#[derive(Default, Deserialize)]
+struct Verbatim<'a> {
+    #[serde(borrow, default)]
+    callbacks: Option<&'a RawValue>,
 }
 
 /// Reads `control`; JavaScript's false values count as nothing said.
 fn control(control: Option<&RawValue>) -> Result<Control, ApiError> {
-    let Some(control) = control.map(|control| parse(control.get())).transpose()? else { return Ok(Control::default()) };
+    let Some(raw) = control else { return Ok(Control::default()) };
+    let control = parse(raw.get())?;
     if control.as_object().is_none() && !control.is_null() {
         return Err(ApiError::bad("bad_control", format!("control must be an object, not {}", control.kind())));
     }
     let retry = control.get("retry").is_some_and(is_truthy);
+    let verbatim = if control.is_null() { Ok(Verbatim::default()) } else { serde_json::from_str(raw.get()) };
+    let Verbatim { callbacks } = verbatim.map_err(|error| ApiError::bad("bad_control", format!("control: {error}")))?;
+    let callbacks = read_callbacks(callbacks)?;
     let Some(named) = control.get("namespace").filter(|named| is_truthy(named)) else {
-        return Ok(Control { namespace: None, retry });
+        return Ok(Control { namespace: None, retry, callbacks });
     };
     let text = named.as_str().ok_or_else(|| ApiError::bad("bad_namespace", "control.namespace must be text"))?;
-    Ok(Control { namespace: Some(parse_namespace(text)?), retry })
+    Ok(Control { namespace: Some(parse_namespace(text)?), retry, callbacks })
 }
 
 pub(super) fn parse_namespace(text: &str) -> Result<Namespace, ApiError> {

@@ -7,11 +7,12 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::app::AppState;
+use super::blobs::{Wanted, octets_or_json, way_in};
 use super::client::Client;
 use super::error::ApiError;
 use super::params::Params;
 use super::reply;
-use crate::blobs::BlobKey;
+use crate::blobs::{BlobKey, WayIn};
 
 #[derive(Serialize)]
 struct Transfer<'a> {
@@ -32,7 +33,11 @@ pub(super) async fn upload(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (key, url) = address(&app, client, &params, &headers)?;
+    let (key, own) = address(&app, client, &params, &headers)?;
+    let url = match way_in(&app, &key, &headers).await? {
+        WayIn::At(address) => address,
+        WayIn::Here | WayIn::Stored => own,
+    };
     let data_ref = DataRef { value: key.as_str(), r#type: "key" };
     Ok(reply::json(StatusCode::OK, &Transfer { url: &url, data_ref }))
 }
@@ -43,8 +48,11 @@ pub(super) async fn download(
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (_, url) = address(&app, client, &params, &headers)?;
-    Ok(reply::json(StatusCode::OK, &Transfer { url: &url, data_ref: DataRef { value: &url, r#type: "url" } }))
+    let (key, own) = address(&app, client, &params, &headers)?;
+    let wanted = Wanted { key: &key, name: key.as_str(), content_type: octets_or_json(key.as_str()), is_head: false };
+    let url = wanted.way_out(&app).await?.unwrap_or_else(|| own.clone());
+    // What goes into definitions must be good for longer than a signed address is.
+    Ok(reply::json(StatusCode::OK, &Transfer { url: &url, data_ref: DataRef { value: &own, r#type: "url" } }))
 }
 
 fn address(

@@ -487,6 +487,44 @@ impl Store {
         value.map(|value| Archived::decode(&value).ok_or_else(|| malformed("archive"))).transpose()
     }
 
+    /// What stays of jobs, of one queue or of all, after `after`: at most `rows_max` rows.
+    pub(crate) fn archive_page(
+        &self,
+        queue: Option<QueueKey>,
+        after: Option<(QueueKey, JobId)>,
+        rows_max: usize,
+    ) -> Result<Vec<(QueueKey, JobId, Archived)>, StoreError> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let (first, last) = (JobId::from_bytes([0; 32]), JobId::from_bytes([u8::MAX; 32]));
+        let from = match (after, queue) {
+            (Some((queue, job)), _) => Excluded(job_key(queue, job)),
+            (None, Some(queue)) => Included(job_key(queue, first)),
+            (None, None) => Unbounded,
+        };
+        let to = queue.map_or(Unbounded, |queue| Included(job_key(queue, last)));
+        let rows = guard(|| self.archive.range((from, to)).take(rows_max).collect::<Result<Vec<_>, _>>())?;
+        let read = |(key, value): (sled::IVec, sled::IVec)| {
+            let job = JobId::from_bytes(*key.get(16..)?.first_chunk()?);
+            Some((read_queue(&key, 0)?, job, Archived::decode(&value)?))
+        };
+        rows.into_iter().map(|row| read(row).ok_or_else(|| malformed("archive"))).collect()
+    }
+
+    /// Takes out what stays of a job.
+    pub(crate) fn remove_archived(&self, queue: QueueKey, job: JobId) -> Result<(), StoreError> {
+        guard(|| self.archive.remove(job_key(queue, job)).map(drop))
+    }
+
+    /// Takes out that a queue knows a job.
+    pub(crate) fn remove_job(&self, job: JobId, queue: QueueKey) -> Result<(), StoreError> {
+        guard(|| self.by_job.remove(by_job_key(job, queue)).map(drop))
+    }
+
+    /// Takes out where a body is.
+    pub(crate) fn remove_body(&self, queue: QueueKey, digest: Digest) -> Result<(), StoreError> {
+        guard(|| self.bodies.remove(body_key(queue, digest)).map(drop))
+    }
+
     /// The queues that know a job.
     pub(crate) fn queues_of(&self, job: JobId) -> Result<Vec<QueueKey>, StoreError> {
         guard(|| {

@@ -243,10 +243,11 @@ impl Filler<'_> {
             let Start { state, tail } = starts.of(self.store, *queue, touched.from)?;
             let folded = self.store.fold(state, |state, row| {
                 if row.seq > touched.from
-                    && let Ok(Record { event: Event::JobRemoved { job }, .. }) = Record::decode(&row.bytes)
+                    && let Ok(Record { event: Event::JobRemoved { job }, at_ms, .. }) = Record::decode(&row.bytes)
                     && let Some(left) = state.job(job)
                 {
-                    rows.archived(*queue, job, &Archived::of(left));
+                    // Also what is forgotten: nobody is told of it, and the next sweep takes it out again.
+                    rows.archived(*queue, job, &Archived::of(left, at_ms));
                 }
             })?;
             match folded {

@@ -134,6 +134,9 @@ fn put(shared: &Shared, store: &Store, progress: &Progress, group: &Group) -> Re
                 let event = Record::decode(&record.bytes).ok().map(|record| record.event);
                 if let Some(Index::Job(job)) = event.as_ref().and_then(event_index) {
                     rows.job(job, batch.queue);
+                    if let Some(returned) = shared.returned().as_mut() {
+                        returned.note(batch.queue, job);
+                    }
                 }
             }
             done.records += batch.records.len() as u64;

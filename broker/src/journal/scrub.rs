@@ -120,6 +120,8 @@ fn walk(
     let io = |error| JournalError::io("reading a segment", error);
     let mut walk = Walk::new(segment, SEGMENT_HEADER_BYTES, until).map_err(io)?;
     let (mut steps, mut groups) = (0, 0);
+    // Bodies of the group at hand that the store has not; the record that names them says whether it should.
+    let mut lacking = BTreeSet::new();
     while let Some(step) = walk.step().map_err(io)? {
         steps += 1;
         if steps % STEPS_PER_PAUSE == 0 {
@@ -133,7 +135,7 @@ fn walk(
                 if stale.contains(&queue) || shared.quarantine.of(queue).is_some() {
                     continue;
                 }
-                if Record::decode(&bytes).is_err() {
+                let Ok(record) = Record::decode(&bytes) else {
                     let text = format!("record {seq} at byte {offset} of segment {} cannot be read", segment.number);
                     shared.quarantine(vec![Quarantined {
                         queue,
@@ -142,7 +144,13 @@ fn walk(
                         seq: Some(seq),
                         text,
                     }]);
-                } else if !shared.ask(|store| holds(store, queue, seq, hash, &bytes))? {
+                    continue;
+                };
+                let is_lacking = record.event.body().is_some_and(|digest| lacking.contains(&(queue, digest)));
+                let may_be_forgotten = record.at_ms < shared.forgotten.left_before();
+                if (is_lacking && !may_be_forgotten)
+                    || !shared.ask(|store| holds(store, queue, &record, hash, &bytes, may_be_forgotten))?
+                {
                     stale.insert(queue);
                 }
             }
@@ -155,23 +163,31 @@ fn walk(
                     let text = format!("the body at byte {offset} of segment {} is not of its digest", segment.number);
                     shared.quarantine(vec![Quarantined { queue, segment: segment.number, offset, seq: None, text }]);
                 } else if !stale.contains(&queue) && shared.ask(|store| store.body(queue, digest))?.is_none() {
-                    stale.insert(queue);
+                    lacking.insert((queue, digest));
                 }
             }
             Step::Loss(loss) => report.losses.push(loss),
-            Step::GroupStart { .. } | Step::GroupEnd { .. } | Step::Sealed { .. } => {}
+            Step::GroupEnd { .. } => lacking.clear(),
+            Step::GroupStart { .. } | Step::Sealed { .. } => {}
         }
     }
     Ok(())
 }
 
-/// Whether the store has that record, and what follows from it.
-fn holds(store: &Store, queue: QueueKey, seq: u64, hash: Digest, bytes: &[u8]) -> Result<bool, StoreError> {
-    if store.row(queue, seq)?.is_none_or(|row| row.hash != hash || row.bytes != bytes) {
+/// Whether the store has that record, and what follows from it. What is told of jobs that may be forgotten may be gone.
+fn holds(
+    store: &Store,
+    queue: QueueKey,
+    record: &Record,
+    hash: Digest,
+    bytes: &[u8],
+    may_be_forgotten: bool,
+) -> Result<bool, StoreError> {
+    if store.row(queue, record.seq)?.is_none_or(|row| row.hash != hash || row.bytes != bytes) {
         return Ok(false);
     }
-    let Ok(record) = Record::decode(bytes) else { return Ok(false) };
     Ok(match event_index(&record.event) {
+        Some(_) if may_be_forgotten => true,
         Some(Index::Job(job)) => store.queues_of(job)?.contains(&queue),
         Some(Index::Removed(job)) => store.archived(queue, job)?.is_some(),
         None => true,

@@ -17,10 +17,12 @@ use super::damage::{Quarantine, Quarantined};
 use super::error::JournalError;
 use super::events::{Progress, Store, StoreError};
 use super::fill::{self, FillError, Scope, Starts, fill};
+use super::forgotten::Forgotten;
 use super::inbox::Inbox;
 use super::open;
 use super::segment::Segment;
 use super::snapshot::Snapshots;
+use super::sweep::Returned;
 use crate::histogram::Histogram;
 
 /// How often a broken store is made again in one life of the process; more means that the disk is no good.
@@ -89,6 +91,12 @@ pub(crate) struct Shared {
     pub(crate) closing: AtomicBool,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) ahead: Arc<Ahead>,
+    /// What is forgotten.
+    pub(crate) forgotten: Forgotten,
+    /// Held while the file of a large body is looked at to be used again, or removed.
+    pub(crate) bodies: Mutex<()>,
+    /// Jobs that were queued since a sweep has begun in their queue; none while there is no sweep.
+    returned: Mutex<Option<Returned>>,
     segments: RwLock<Arc<[Segment]>>,
     current: RwLock<Current>,
     /// Held by whoever asks the store, and alone while it knows only some of a queue.
@@ -105,6 +113,9 @@ impl Shared {
     pub(crate) fn new(config: JournalConfig, opened: Opened) -> Self {
         let Opened { segments, written, store, progress, quarantine, snapshots, ahead } = opened;
         Self {
+            forgotten: Forgotten::of(&config.dir),
+            bodies: Mutex::default(),
+            returned: Mutex::default(),
             config,
             inbox: Inbox::default(),
             overlay: Mutex::default(),
@@ -156,6 +167,11 @@ impl Shared {
 
     pub(crate) fn overlay(&self) -> MutexGuard<'_, Overlay> {
         self.overlay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Comes after the index in the order of locks.
+    pub(crate) fn returned(&self) -> MutexGuard<'_, Option<Returned>> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn segments(&self) -> Arc<[Segment]> {

@@ -1,10 +1,12 @@
 //! The hub of one queue: the task that all original sockets of the queue hang on.
 
+mod pace;
 mod tell;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -17,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
 
+use self::pace::Pace;
 use super::definitions::{Definition, Definitions};
 use super::line::{Item, Line, Newest};
 use super::members::{Member, NewWorker, Workers};
@@ -36,6 +39,10 @@ const MESSAGES_PER_TURN: usize = 256;
 
 /// How long a status waits for workers that do not answer. The original's number.
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What all workers' answers to one status may have together, in bytes; those that do not fit are shown as what is known of their
+/// workers. Each is short but for the definitions of what its worker runs, and there may be as many workers as sockets.
+const STATUSES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What a socket asks of its hub.
 pub(super) enum HubAsk {
@@ -84,7 +91,7 @@ pub(super) enum HubAsk {
     /// Someone wants to know what workers say of themselves.
     Status {
         /// Where what they say goes.
-        reply: oneshot::Sender<Statuses>,
+        reply: oneshot::Sender<Arc<Statuses>>,
     },
     /// A worker says what it does.
     StatusAnswer {
@@ -115,8 +122,10 @@ struct Wanted {
 
 /// A status under way.
 struct Asked {
-    replies: Vec<oneshot::Sender<Statuses>>,
+    replies: Vec<oneshot::Sender<Arc<Statuses>>>,
     answers: Statuses,
+    /// What the answers have together.
+    bytes: usize,
     waits_for: BTreeSet<SessionId>,
     until: Instant,
 }
@@ -148,9 +157,8 @@ struct Task {
     asked: Option<Asked>,
     /// When what was gathered goes out.
     news_at: Option<Instant>,
-    /// When everyone is sent a whole state, and when that was last so.
-    whole_at: Option<Instant>,
-    whole_was: Option<Instant>,
+    /// When everyone of a role is sent a whole state.
+    paces: [Pace; 2],
     /// When everyone is told who is there, and when that was last so.
     workers_at: Option<Instant>,
     workers_was: Option<Instant>,
@@ -193,8 +201,7 @@ pub(super) async fn run(
             wanted: Vec::new(),
             asked: None,
             news_at: None,
-            whole_at: None,
-            whole_was: None,
+            paces: Default::default(),
             workers_at: None,
             workers_was: None,
             heartbeat_at: Instant::now() + times.heartbeat,
@@ -251,7 +258,8 @@ impl Task {
     fn wake_at(&self) -> Instant {
         let look = (self.members.is_empty() || self.is_lagging).then(|| Instant::now() + LOOK_EVERY).or(self.look_at);
         let asked = self.asked.as_ref().map(|asked| asked.until);
-        let times = [self.news_at, self.whole_at, self.workers_at, look, asked];
+        let [page_at, worker_at] = [&self.paces[0], &self.paces[1]].map(|pace| pace.at);
+        let times = [self.news_at, page_at, worker_at, self.workers_at, look, asked];
         let always = self.heartbeat_at.min(self.renew_at);
         times.into_iter().flatten().min().map_or(always, |at| at.min(always))
     }
@@ -259,8 +267,10 @@ impl Task {
     async fn on_time(&mut self) {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if is_due(self.whole_at) {
-            self.tell_whole();
+        for role in [Role::Client, Role::Worker] {
+            if is_due(self.paces[place(role)].at) {
+                self.tell_whole(role);
+            }
         }
         if is_due(self.news_at) {
             self.tell_news();
@@ -303,7 +313,7 @@ impl Task {
             }
             HubAsk::Unfit { job } => {
                 if self.view.as_mut().is_some_and(|view| view.hide(job)) {
-                    self.want_whole(self.times.whole_every);
+                    self.withdrawn();
                 }
             }
             HubAsk::Status { reply } => self.ask_status(reply),

@@ -17,23 +17,24 @@ use protocol::original::job::is_shown;
 use protocol::original::{JobEntry, preferred, to_peer};
 use protocol::queue::{Job, Status};
 use protocol::raw::RawJson;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes};
 use tracing::debug;
 
-use super::Hub;
 use super::definitions::Definition;
 use super::hub::HubAsk;
 use super::line::Line;
 use super::members::NewWorker;
 use super::results::parse;
+use super::{EARLY_PIECE_BYTES, Hub};
 use crate::clock;
 use crate::engine::{CancelScope, Engine, INLINE_BODY_BYTES_MAX, QueueHandle, ReplyTo, SessionId, SubmitJob};
 use crate::refusal::{Refusal, RefusalKind};
 use crate::rules::command::{Command, Finish};
 use crate::session::Role;
 use crate::submission;
+use crate::webhooks::read_callbacks;
 
 /// Submissions of one socket that may be under way: more are left in the socket.
 const SUBMITS_MAX: usize = 64;
@@ -62,6 +63,12 @@ const RUN_KNOWN_FOR: Duration = Duration::from_secs(1);
 /// How many runs of a socket are taken for granted: more than workers have CPUs.
 const RUNS_KNOWN_MAX: usize = 1024;
 
+/// A frame that came before the worker said who it is.
+struct Early {
+    text: Utf8Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
 /// A worker that registered on this socket.
 struct Registered {
     id: WorkerId,
@@ -78,14 +85,24 @@ pub(super) struct Inbound {
     role: Role,
     line: Line,
     worker: Option<Registered>,
-    early: VecDeque<Utf8Bytes>,
+    early: VecDeque<Early>,
     early_bytes: usize,
+    /// Room for such frames of all sockets.
+    early_room: Arc<Semaphore>,
     submits: Arc<Semaphore>,
     runs: HashMap<JobId, (RunNumber, Instant)>,
 }
 
 impl Inbound {
-    pub(super) fn new(engine: Engine, queue: QueueHandle, hub: Hub, member: SessionId, role: Role, line: Line) -> Self {
+    pub(super) fn new(
+        engine: Engine,
+        queue: QueueHandle,
+        hub: Hub,
+        member: SessionId,
+        role: Role,
+        line: Line,
+        early_room: Arc<Semaphore>,
+    ) -> Self {
         Self {
             engine,
             queue,
@@ -96,6 +113,7 @@ impl Inbound {
             worker: None,
             early: VecDeque::new(),
             early_bytes: 0,
+            early_room,
             submits: Arc::new(Semaphore::new(SUBMITS_MAX)),
             runs: HashMap::new(),
         }
@@ -164,7 +182,7 @@ impl Inbound {
     }
 
     async fn submit(&self, queued: Queued<'_>) {
-        let Queued { id, definition: Some(definition), namespace, debug } = queued else { return };
+        let Queued { id, definition: Some(definition), namespace, debug, retry, callbacks } = queued else { return };
         let Ok(permit) = Arc::clone(&self.submits).acquire_owned().await else { return };
         let waits_for = id.as_deref().map(str::to_owned);
         let begun = async {
@@ -175,7 +193,9 @@ impl Inbound {
             let namespace =
                 namespace.map_err(|error: protocol::id::IdError| bad("bad_namespace", error.to_string()))?;
             let definition = RawJson::new(definition.get());
-            let submit = SubmitJob { id, definition, namespace, priority: 0, debug, retry: false, via: Via::Socket };
+            let callbacks = read_callbacks(callbacks)?;
+            let via = Via::Socket;
+            let submit = SubmitJob { id, definition, namespace, priority: 0, debug, retry, callbacks, via };
             let (reply, answer) = oneshot::channel();
             self.queue.begin_submit(submit, ReplyTo::Caller(reply)).await?;
             Ok(answer)
@@ -264,9 +284,13 @@ impl Inbound {
     }
 
     fn keep_early(&mut self, text: Utf8Bytes) {
-        if self.early.len() < EARLY_FRAMES_MAX && self.early_bytes + text.len() <= EARLY_BYTES_MAX {
+        if self.early.len() >= EARLY_FRAMES_MAX || self.early_bytes + text.len() > EARLY_BYTES_MAX {
+            return;
+        }
+        let pieces = u32::try_from(text.len().div_ceil(EARLY_PIECE_BYTES)).unwrap_or(u32::MAX);
+        if let Ok(room) = Arc::clone(&self.early_room).try_acquire_many_owned(pieces) {
             self.early_bytes += text.len();
-            self.early.push_back(text);
+            self.early.push_back(Early { text, _room: room });
         }
     }
 
@@ -290,7 +314,7 @@ impl Inbound {
         let Ok(session) = answer.await else { return };
         self.worker = Some(Registered { id, session });
         self.early_bytes = 0;
-        for text in std::mem::take(&mut self.early) {
+        for Early { text, .. } in std::mem::take(&mut self.early) {
             if let Ok(message) = FromPeer::read(&text) {
                 Box::pin(self.message(message)).await;
             }

@@ -179,7 +179,7 @@ pub enum Rejection {
         live_max: usize,
     },
     /// Too many namespaces on one job.
-    #[error("job is wanted by {namespaces_max} namespaces, which is the limit")]
+    #[error("job is wanted by {namespaces_max} namespaces, which is the limit; use one of them, or another queue")]
     NamespacesFull {
         /// The limit.
         namespaces_max: usize,
@@ -192,6 +192,8 @@ pub enum Answer {
     /// Done, or nothing to do.
     #[default]
     Done,
+    /// To [`Command::Submit`]: the job waits anew because of it. Otherwise it was there already, or its result is.
+    Queued,
     /// To [`Command::Cancel`]: what was found.
     Cancelled(CancelBefore),
     /// To [`Command::Connect`]: of the runs it holds, those that are not its own any more.

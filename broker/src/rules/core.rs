@@ -16,12 +16,13 @@ use super::command::{Answer, CancelBefore, Command, Effect, Grant, Rejection, Se
 use super::decide::{self, Decision};
 use super::due;
 use super::explain;
+use super::grace::Graces;
 use super::hold::Holds;
 use super::limits::Limits;
 use super::line::{Kind, Line};
 use super::presence::Presence;
 use super::recent::RecentRuns;
-use super::settle::{self, Grid, Look, Pass};
+use super::settle::{Grid, Look, Pass};
 use crate::journal::{Archived, Body, EncodedRecord};
 
 /// What a command came to: records to store, then effects to carry out, then the answer.
@@ -49,6 +50,7 @@ pub struct Core {
     holds: Holds,
     look: Look,
     recent: RecentRuns,
+    graces: Graces,
 }
 
 impl Core {
@@ -57,7 +59,8 @@ impl Core {
     pub fn new(state: QueueState, limits: Limits, now: UnixMillis) -> Self {
         let presence = Presence::after_restart(&state, now);
         let (line, holds, look, recent) = (Line::of(&state), Holds::default(), Look::default(), RecentRuns::default());
-        Self { state, presence, limits, line, holds, look, recent }
+        let graces = Graces::of(&state);
+        Self { state, presence, limits, line, holds, look, recent, graces }
     }
 
     /// The state, with everything decided so far.
@@ -82,7 +85,7 @@ impl Core {
     #[must_use]
     pub fn due(&self) -> Option<UnixMillis> {
         let hold = self.holds.due(&self.state, &self.line, &self.presence, &self.limits);
-        due::next(&self.state, &self.presence, &self.limits).into_iter().chain(hold).min()
+        due::next(&self.state, &self.presence, &self.limits).into_iter().chain(hold).chain(self.graces.due()).min()
     }
 
     /// Why a job stands where it stands; [`Standing::Unknown`](protocol::explain::Standing::Unknown) when it is not in the state.
@@ -108,6 +111,9 @@ impl Core {
         match command {
             Command::Submit(submit) => {
                 let decision = decide::submit(&self.state, &submit, &self.limits)?;
+                if decision.events.iter().any(|event| matches!(event, Event::JobQueued { .. })) {
+                    step.answer = Answer::Queued;
+                }
                 self.record(decision, now, &mut step);
             }
             Command::Cancel { job, scope, message } => {
@@ -255,8 +261,13 @@ impl Core {
 
     /// Lets everything happen that follows from the state by itself.
     fn settle(&mut self, now: UnixMillis, step: &mut Step) {
-        while let Some(events) = settle::eviction(&self.state, now) {
-            self.record(events.into(), now, step);
+        self.graces.follow(&self.state);
+        let over = self.graces.over(&self.state, now);
+        if !over.is_empty() {
+            for leaving in over {
+                self.record(leaving.events(&self.state).into(), now, step);
+            }
+            self.graces.follow(&self.state);
         }
         loop {
             let mut pass = Pass::begin(std::mem::take(&mut self.look), &self.grid());
@@ -275,7 +286,7 @@ impl Core {
     fn record(&mut self, decision: Decision, now: UnixMillis, step: &mut Step) {
         step.bodies.extend(decision.bodies);
         for event in decision.events {
-            self.react_before(&event, step);
+            self.react_before(&event, now, step);
             let seq = self.state.head().seq + 1;
             let record = Record { v: RECORD_VERSION, seq, at_ms: now, event };
             let bytes: Arc<[u8]> = record.encode().into();
@@ -308,7 +319,7 @@ impl Core {
     }
 
     /// What an event ends, read from the state that it is about to change.
-    fn react_before(&mut self, event: &Event, step: &mut Step) {
+    fn react_before(&mut self, event: &Event, now: UnixMillis, step: &mut Step) {
         let Some((id, job)) = event.job().and_then(|id| self.state.job(id).map(|job| (id, job))) else { return };
         let newest = HeldRun { job: id, run: job.run };
         let holder = job.worker.as_ref().filter(|_| job.is_live()).and_then(|worker| self.presence.session_of(worker));
@@ -320,7 +331,7 @@ impl Core {
             Event::JobReplaced { .. } => step.effects.extend(stop(StopReason::Replaced)),
             Event::JobDeleted { .. } => step.effects.extend(stop(StopReason::Deleted)),
             Event::JobAbandoned { .. } => step.effects.extend(stop(StopReason::Superseded)),
-            Event::JobRemoved { .. } => step.archives.push((id, Archived::of(job))),
+            Event::JobRemoved { .. } => step.archives.push((id, Archived::of(job, now))),
             Event::RunFinished { .. }
             | Event::RunLost { .. }
             | Event::JobQueued { .. }

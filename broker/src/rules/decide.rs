@@ -28,7 +28,7 @@ pub(super) fn submit(state: &QueueState, submit: &Submit, limits: &Limits) -> Re
     let Submit { job: id, namespace, .. } = submit;
     let known = state.job(*id).map(|job| (job, &job.status));
     match known {
-        Some((job, status)) if submit.retry && is_failure(status) => queue(state, submit, job.run, limits),
+        Some((job, status)) if submit.retry && is_failure(status) => queue_again(state, submit, job, limits),
         Some((job, Status::Queued { .. } | Status::Running {} | Status::Finished { .. })) => {
             join(state, *id, job, namespace, limits).map(Decision::from)
         }
@@ -73,6 +73,21 @@ fn queue(state: &QueueState, submit: &Submit, runs_before: u32, limits: &Limits)
     };
     let bodies = submit.text.iter().map(|text| Body { digest: submit.body, bytes: text.clone() }).collect();
     Ok(Decision { events: vec![event], bodies })
+}
+
+/// Runs a job that failed once more: for whoever asks, and for those who wanted it and have asked for nothing newer, so that a cancel by
+/// one of them does not take it from the others.
+fn queue_again(state: &QueueState, submit: &Submit, job: &Job, limits: &Limits) -> Result<Decision, Rejection> {
+    let still_wants = |other: &&Namespace| other.is_default() || state.live_in(other).next().is_none();
+    let others = job.namespaces.keys().filter(|other| **other != submit.namespace).filter(still_wants);
+    let joined: Vec<_> =
+        others.map(|other| Event::NamespaceJoined { job: submit.job, namespace: other.clone() }).collect();
+    if joined.len() >= limits.namespaces_max {
+        return Err(Rejection::NamespacesFull { namespaces_max: limits.namespaces_max });
+    }
+    let mut decision = queue(state, submit, job.run, limits)?;
+    decision.events.extend(joined);
+    Ok(decision)
 }
 
 fn recall(state: &QueueState, submit: &Submit, kept: &Archived, limits: &Limits) -> Result<Decision, Rejection> {

@@ -7,7 +7,6 @@ use protocol::queue::{Job, QueueState, Stay};
 
 use super::limits::Limits;
 use super::presence::Presence;
-use super::settle;
 
 /// How many jobs leave in one step: bounds a batch; the rest follow in the next.
 const REMOVED_MAX: usize = 1_000;
@@ -32,7 +31,7 @@ pub(super) fn departures(state: &QueueState, presence: &Presence, limits: &Limit
 }
 
 fn stays_until(job: &Job, stay: Stay, limits: &Limits) -> UnixMillis {
-    job.changed_at_ms.plus(match stay {
+    job.rests_since().plus(match stay {
         Stay::Short => limits.success_stays_ms,
         Stay::Long => limits.failure_stays_ms,
     })
@@ -41,10 +40,7 @@ fn stays_until(job: &Job, stay: Stay, limits: &Limits) -> UnixMillis {
 /// When time alone will next change something.
 pub(super) fn next(state: &QueueState, presence: &Presence, limits: &Limits) -> Option<UnixMillis> {
     let leaves = |stay: Stay| state.ended(stay).next().map(|(_, job)| stays_until(job, stay, limits));
-    [presence.due(limits.lease_ms), settle::eviction_due(state), leaves(Stay::Short), leaves(Stay::Long)]
-        .into_iter()
-        .flatten()
-        .min()
+    [presence.due(limits.lease_ms), leaves(Stay::Short), leaves(Stay::Long)].into_iter().flatten().min()
 }
 
 /// What becomes of a job whose run is given up: it waits again, or is abandoned when that happened too often.

@@ -1,67 +1,19 @@
-//! What follows from the state by itself after any change: superseded jobs leave their namespace, waiting jobs are granted.
+//! What follows from the state by itself after any change: waiting jobs are granted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-use protocol::event::Event;
-use protocol::id::{JobId, Namespace, UnixMillis, WorkerId};
-use protocol::queue::{Job, QueueState};
+use protocol::id::{UnixMillis, WorkerId};
+use protocol::queue::QueueState;
 
 use super::command::Grant;
 use super::hold::Holds;
 use super::line::{Kind, Line, Turn};
 use super::presence::{Presence, Worker};
 
-/// A superseded job of at most this age goes at once, in milliseconds: a user is typing. The original's number.
-const YOUNG_MS: u64 = 20_000;
-/// One older than this gets [`GRACE_OLD_MS`]. The original's number.
-const OLD_MS: u64 = 60_000;
-/// The grace of a job that is neither young nor old: it may be nearly done.
-const GRACE_MS: u64 = 4_000;
 /// How many waiting jobs of one kind are looked at for one that its workers have not just handed back.
 const HANDED_BACK_LOOKED_AT_MAX: usize = 1_024;
-/// The grace of an old job.
-const GRACE_OLD_MS: u64 = 8_000;
-
-/// When `superseded` must leave a namespace that `keeper_joined_at` took: at once, or after the grace that its age gives it.
-fn leaves_at(superseded: &Job, keeper_joined_at: UnixMillis) -> UnixMillis {
-    let age_ms = keeper_joined_at.since(superseded.queued_at_ms);
-    keeper_joined_at.plus(match age_ms {
-        0..=YOUNG_MS => 0,
-        _ if age_ms <= OLD_MS => GRACE_MS,
-        _ => GRACE_OLD_MS,
-    })
-}
-
-/// Every superseded job with its namespace, the job that supersedes it, and when it must leave.
-fn superseded(state: &QueueState) -> impl Iterator<Item = (JobId, &Namespace, JobId, UnixMillis)> {
-    state.contested().flat_map(move |(namespace, mut jobs)| {
-        let keeper = jobs.next_back();
-        let joined_at =
-            keeper.and_then(|keeper| state.job(keeper)?.namespaces.get(namespace).map(|joined| joined.at_ms));
-        jobs.filter_map(move |id| {
-            let at = leaves_at(state.job(id)?, joined_at?);
-            Some((id, namespace, keeper?, at))
-        })
-    })
-}
-
-/// The next superseded job that must leave its namespace now, as events.
-pub(super) fn eviction(state: &QueueState, now: UnixMillis) -> Option<Vec<Event>> {
-    let (job, namespace, by, _) = superseded(state).find(|(_, _, _, at)| *at <= now)?;
-    let mut events = vec![Event::NamespaceLeft { job, namespace: namespace.clone() }];
-    if state.job(job).is_some_and(|job| job.namespaces.len() == 1) {
-        events.push(Event::JobReplaced { job, by });
-    }
-    Some(events)
-}
-
-/// When the next superseded job must leave.
-pub(super) fn eviction_due(state: &QueueState) -> Option<UnixMillis> {
-    superseded(state).map(|(_, _, _, at)| at).min()
-}
-
 /// Which waiting jobs may have become grantable since everything was last settled.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Look {

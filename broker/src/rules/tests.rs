@@ -1,6 +1,7 @@
 //! The rules as sentences, and the invariants over random commands.
 
 mod invariants;
+mod limits;
 mod order;
 mod original;
 mod sentences;

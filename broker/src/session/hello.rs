@@ -39,14 +39,18 @@ where
 {
     let expected =
         || ("hello_expected", format!("the first message must be Hello, within {} s", HELLO_WITHIN.as_secs()));
-    let frame = loop {
-        match tokio::time::timeout(HELLO_WITHIN, socket.next()).await {
-            Ok(Some(Ok(Message::Text(text)))) => break text.into(),
-            Ok(Some(Ok(Message::Binary(bytes)))) => break bytes,
-            Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-            Ok(Some(Ok(Message::Close(_) | Message::Frame(_)) | Err(_)) | None) | Err(_) => return Err(expected()),
+    // One deadline for all of it: pings do not make it longer.
+    let first = tokio::time::timeout(HELLO_WITHIN, async {
+        loop {
+            match socket.next().await {
+                Some(Ok(Message::Text(text))) => return Some(text.into()),
+                Some(Ok(Message::Binary(bytes))) => return Some(bytes),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_) | Message::Frame(_)) | Err(_)) | None => return None,
+            }
         }
-    };
+    });
+    let Ok(Some(frame)) = first.await else { return Err(expected()) };
     if frame.len() > HELLO_BYTES_MAX {
         return Err(("hello_too_large", format!("Hello is {} bytes, the limit is {HELLO_BYTES_MAX}", frame.len())));
     }

@@ -14,6 +14,7 @@ use protocol::native::{
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
+use super::NO_ROOM;
 use super::definitions::send_definitions;
 use super::logs::follow;
 use super::outbound::Shared;
@@ -28,6 +29,9 @@ const FOLLOWED_MAX: usize = 64;
 
 /// How many requests for definitions one socket has carried out at a time: what is read from disk waits in memory to be sent.
 const READING_MAX: usize = 2;
+
+/// How much of what a peer says goes into the broker's own log: whoever reads it needs a sentence, and disks fill.
+const LOGGED_CHARS_MAX: usize = 300;
 
 pub(super) struct Inbound {
     engine: Engine,
@@ -94,6 +98,12 @@ impl Inbound {
                         message: "a frame is larger than 16 MiB; upload large inputs as blobs",
                     };
                 }
+                Ok(Some(Err(SocketError::Io(error)))) if error.kind() == NO_ROOM => {
+                    return Goodbye {
+                        code: "bodies_full",
+                        message: "the broker holds as much of messages under way as it allows; come back in a moment",
+                    };
+                }
                 Ok(Some(Err(_))) => return Goodbye { code: "broken", message: "the connection broke" },
                 Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
                 Ok(Some(Ok(Message::Text(text)))) => Box::pin(self.frame(text.into())).await,
@@ -124,8 +134,9 @@ impl Inbound {
         match message {
             ToBroker::Hello(_) => Err(bad("hello_again", "Hello is the first message of a socket and comes once")),
             ToBroker::Submit { req, job } => {
-                let Submission { id, definition, namespace, priority, debug } = job;
-                let submit = SubmitJob { id, definition, namespace, priority, debug, retry: false, via: Via::Socket };
+                let Submission { id, definition, namespace, priority, debug, retry, callbacks } = job;
+                let via = Via::Socket;
+                let submit = SubmitJob { id, definition, namespace, priority, debug, retry, callbacks, via };
                 self.queue.begin_submit(submit, self.reply(req)).await
             }
             ToBroker::Cancel { req, job, namespace, message } => {
@@ -149,7 +160,7 @@ impl Inbound {
             ToBroker::Renew { runs } => self.silently(Command::Renew { session, runs }).await,
             ToBroker::Finish { req, run } => self.finish(req, run).await,
             ToBroker::HandBack { req, run, why, busy } => {
-                tracing::info!(job = %run.job, "run {} of job {} handed back: {why}", run.run, run.job);
+                tracing::info!(job = %run.job, "run {} of job {} handed back: {:?}", run.run, run.job, shortened(&why));
                 self.command(Command::HandBack { session, run, busy }, req).await
             }
             ToBroker::GetDefinitions { req, jobs } => self.definitions(req, jobs).await,
@@ -244,6 +255,11 @@ impl Inbound {
         let (code, message) = (refusal.code.to_owned(), refusal.message.clone().into_owned());
         self.outbox.must(FromBroker::Rejected { req, code, message });
     }
+}
+
+/// What a peer says, as far as a line of the log takes it.
+fn shortened(text: &str) -> &str {
+    text.char_indices().nth(LOGGED_CHARS_MAX).map_or(text, |(end, _)| &text[..end])
 }
 
 fn bad(code: &'static str, message: &'static str) -> Refusal {

@@ -310,6 +310,8 @@ async fn a_peer_that_does_not_read_its_answers_holds_up_nobody_and_loses_none() 
                 namespace: None,
                 priority: 0,
                 debug: false,
+                retry: false,
+                callbacks: protocol::native::Callbacks::default(),
             };
             let frame = Encoding::MessagePack.encode(&ToBroker::Submit { req, job });
             sink.send(Message::binary(frame)).await.unwrap();

@@ -68,7 +68,7 @@ async fn what_may_be_missing_or_odd_in_a_submission_is_taken() {
         r#"{"definition":{}}"#,
         r#"{"id":null,"definition":{},"control":null,"debug":null}"#,
         r#"{"id":"","definition":{},"control":{},"debug":0}"#,
-        r#"{"definition":{},"control":{"namespace":null,"callbacks":{"queued":{"url":"x","payload":1e999}}}}"#,
+        r#"{"definition":{},"control":{"namespace":null,"callbacks":{"queued":{"url":"https://hooks.example/q","payload":1e999},"later":7}}}"#,
         r#"{"definition":{},"type":"unknown","payload":"\ud800"}"#,
     ] {
         let (status, told) = broker.post("/q/abc", body).await;

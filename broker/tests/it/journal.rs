@@ -3,5 +3,5 @@
 mod audit;
 mod commit;
 mod damage;
-mod model;
+pub(crate) mod model;
 mod recover;

@@ -252,13 +252,24 @@ async fn a_sweep_takes_logs_that_are_old_whether_their_files_are_open_or_not() {
     append(&store, 1, 0, numbered(0, 1)).await;
     let never = UnixMillis(0);
     let always = UnixMillis(u64::MAX / 2);
-    assert_eq!(store.sweep(never).await.unwrap(), 0, "it is not old");
-    assert_eq!(store.sweep(always).await.unwrap(), 1, "its files are open");
+    let sweep = async |store: &LogStore, before| {
+        let silent = store.silent(QUEUE, store.jobs(QUEUE).await.unwrap(), before).await.unwrap();
+        let mut removed = 0;
+        for job in silent {
+            removed += usize::from(store.remove_silent(QUEUE, job, before).await.unwrap());
+        }
+        removed
+    };
+    assert_eq!(sweep(&store, never).await, 0, "it is not old");
+    assert!(!store.remove_silent(QUEUE, JOB, never).await.unwrap());
+    assert_eq!(sweep(&store, always).await, 1, "its files are open");
     assert!(files(&dir).is_empty());
     append(&store, 2, 0, numbered(0, 1)).await;
     drop(store);
     let store = LogStore::open(dir.path(), SMALL).unwrap();
-    assert_eq!(store.sweep(always).await.unwrap(), 1, "they are not");
+    assert_eq!(store.queues().await.unwrap(), [QUEUE]);
+    assert_eq!(sweep(&store, always).await, 1, "they are not");
+    assert!(store.jobs(QUEUE).await.unwrap().is_empty() && store.queues().await.unwrap().is_empty());
     assert!(files(&dir).is_empty());
 }
 

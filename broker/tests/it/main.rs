@@ -7,19 +7,28 @@
     reason = "tests look for one thing and know their numbers"
 )]
 
+mod attacks;
 mod blobs;
+mod blobs_s3;
 mod bulk;
+mod contract;
 mod explain;
 mod hostile;
 mod http;
 mod http_edges;
 mod journal;
 mod limits;
+mod limits_named;
 mod logs;
 mod metrics;
+mod named;
 mod native;
 mod openapi;
 mod original;
+mod retention;
+mod retry;
 mod routes;
+mod s3;
 mod sessions;
 mod support;
+mod webhooks;

@@ -373,34 +373,6 @@ async fn whoever_has_a_blob_is_not_sent_it_again() {
 /// What is said to prove compatibility is there.
 #[test]
 fn every_test_that_the_table_names_exists() {
-    let table = include_str!("../../../docs/compatibility.md");
-    let mut named = 0;
-    for name in table.split('`').skip(1).step_by(2) {
-        let is_path = name.contains("::")
-            && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b':' | b'*'));
-        if !is_path {
-            continue;
-        }
-        let parts: Vec<&str> = name.split("::").collect();
-        let is_there = ["tests/it", "src"].into_iter().any(|root| stands_in(root, &parts));
-        assert!(is_there, "{name}");
-        named += 1;
-    }
-    assert!(named > 30, "{named}");
-}
-
-/// Whether a test, or a module of tests, is where its path says.
-fn stands_in(root: &str, parts: &[&str]) -> bool {
-    let file = |parts: &[&str]| {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(root).join(parts.join("/"));
-        std::fs::read_to_string(path.with_extension("rs")).ok()
-    };
-    let Some((last, modules)) = parts.split_last() else { return false };
-    let holds = |text: String| match *last {
-        "*" => true,
-        "tests" => text.contains("mod tests"),
-        name => text.contains(&format!("fn {name}(")),
-    };
-    let around = modules.strip_suffix(&["tests"]).unwrap_or(modules);
-    file(parts).is_some() || file(modules).is_some_and(holds) || file(around).is_some_and(holds)
+    let named = crate::named::named_in(include_str!("../../../docs/compatibility.md"));
+    assert!(named > 150, "{named}");
 }

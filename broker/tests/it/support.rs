@@ -11,7 +11,7 @@ use protocol::codec::Encoding;
 use protocol::event::RunOutcome;
 use protocol::id::JobId;
 use protocol::native::{
-    Capacity, FinishedRun, FromBroker, HeldRun, Hello, LogLine, LogStep, Submission, ToBroker, WorkerHello,
+    Callbacks, Capacity, FinishedRun, FromBroker, HeldRun, Hello, LogLine, LogStep, Submission, ToBroker, WorkerHello,
 };
 use protocol::raw::RawJson;
 use serde_json::{Value, json};
@@ -80,6 +80,14 @@ impl TestBroker {
     pub(crate) async fn restart(self) -> Self {
         let Self { handle, config, folder, .. } = self;
         within("the shutdown", handle.shutdown()).await;
+        Self::open(folder, config).await
+    }
+
+    /// The same, and changes what was stored in between.
+    pub(crate) async fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
+        let Self { handle, config, folder, .. } = self;
+        within("the shutdown", handle.shutdown()).await;
+        change(folder.path());
         Self::open(folder, config).await
     }
 
@@ -261,8 +269,15 @@ impl Socket {
     }
 
     pub(crate) async fn submit(&mut self, req: u64, definition: &str) {
-        let job =
-            Submission { id: None, definition: RawJson::new(definition), namespace: None, priority: 0, debug: false };
+        let job = Submission {
+            id: None,
+            definition: RawJson::new(definition),
+            namespace: None,
+            priority: 0,
+            debug: false,
+            retry: false,
+            callbacks: Callbacks::default(),
+        };
         self.send(&ToBroker::Submit { req, job }).await;
     }
 

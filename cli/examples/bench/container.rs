@@ -137,7 +137,15 @@ impl<'a> Grid<'a> {
             r#"{{"image":"{}","command":"echo hello","env":{{"N":"{number}"}},"requirements":{{"cpus":1,"memory":"{MEMORY}"}}}}"#,
             self.image
         ));
-        let job = Submission { id: None, definition, namespace: None, priority: 0, debug: false };
+        let job = Submission {
+            id: None,
+            definition,
+            namespace: None,
+            priority: 0,
+            debug: false,
+            retry: false,
+            callbacks: protocol::native::Callbacks::default(),
+        };
         let started = Instant::now();
         self.client.send(&ToBroker::Submit { req: number, job }).await?;
         timeout(PATIENCE, self.finished(number)).await.context("the job does not finish; see worker.log")??;

@@ -34,5 +34,16 @@ pub(crate) fn number_of(definition: &str) -> Option<u64> {
 /// The message that submits it.
 pub(crate) fn submit(req: u64, series: &str, number: u64, fit: Fit) -> ToBroker {
     let definition = RawJson::new(definition(series, number, fit));
-    ToBroker::Submit { req, job: Submission { id: None, definition, namespace: None, priority: 0, debug: false } }
+    ToBroker::Submit {
+        req,
+        job: Submission {
+            id: None,
+            definition,
+            namespace: None,
+            priority: 0,
+            debug: false,
+            retry: false,
+            callbacks: protocol::native::Callbacks::default(),
+        },
+    }
 }

@@ -239,6 +239,7 @@ impl Lived {
                 priority: 0,
                 debug: false,
                 retry: false,
+                callbacks: protocol::native::Callbacks::default(),
                 via: Via::Http,
             };
             match (engine.queue(&name).submit(submit).await, quarantined.contains(&QueueKey::of(&name))) {

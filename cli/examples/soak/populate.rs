@@ -47,7 +47,7 @@ pub(crate) async fn populate(dir: &Path, seed: u64) -> anyhow::Result<(Vec<Told>
     let config = Config::new(dir);
     let (journal, _) = Journal::open(journal_config(dir))?;
     let engine = engine(dir, &config, journal).await?;
-    let blobs = Blobs::open(&config.blobs, config.limits.blob_bytes_max)?;
+    let blobs = Blobs::open(&config.blobs, config.limits.blob_bytes_max).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     let shutdown = CancellationToken::new();

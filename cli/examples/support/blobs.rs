@@ -9,7 +9,7 @@ use crate::told::{Fact, Told};
 
 /// Everything that is wrong with the blobs of a broker's data folder.
 pub(crate) async fn check(config: &Config, told: &[Told]) -> anyhow::Result<Vec<String>> {
-    let blobs = Blobs::open(&config.blobs, config.limits.blob_bytes_max)?;
+    let blobs = Blobs::open(&config.blobs, config.limits.blob_bytes_max).await?;
     let mut wrong = Vec::new();
     for one in told {
         let Fact::Stored { key, bytes } = &one.fact else { continue };

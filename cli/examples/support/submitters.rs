@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::id::{Digest, Head, JobId, QueueKey};
-use protocol::native::{FromBroker, RequestId, Submission, ToBroker};
+use protocol::native::{Callbacks, FromBroker, RequestId, Submission, ToBroker};
 use protocol::raw::RawJson;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep_until};
@@ -47,7 +47,15 @@ impl Asked {
 
 /// A submission of a definition and nothing else.
 pub(crate) const fn submission(definition: RawJson) -> Submission {
-    Submission { id: None, definition, namespace: None, priority: 0, debug: false }
+    Submission {
+        id: None,
+        definition,
+        namespace: None,
+        priority: 0,
+        debug: false,
+        retry: false,
+        callbacks: Callbacks { queued: None, finished: None },
+    }
 }
 
 struct Submitter {

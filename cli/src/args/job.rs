@@ -51,6 +51,7 @@ Examples:
       --file main.py --file data.csv=./2026.csv --wait --output-dir out
   id=$(gridsocket job add my-queue -c 'sleep 60'); gridsocket job logs my-queue $id --follow
   gridsocket job add my-queue -c 'python sweep.py --seed {{index}}' --array 0-99 --wait
+  gridsocket job add my-queue -c 'sleep 60' --retry    # once more, if it failed
   gridsocket job add my-queue --from jobs.jsonl        # each line {\"definition\": {…}}, as POST /q/<queue> takes it
   gridsocket job explain my-queue $id
   gridsocket job ls my-queue
@@ -142,6 +143,9 @@ pub(crate) struct Add {
     /// Ask the worker for debug output
     #[arg(long)]
     debug: bool,
+    /// Run the job again if it has ended without success; otherwise a job that has ended is answered with the result that is kept
+    #[arg(long)]
+    retry: bool,
     /// Submit a job for each number of a range, such as 0-99 or 0-99:2; {{index}} in the command, the variables, file names and
     /// other texts stands for the number
     #[arg(long, value_name = "FROM-TO[:STEP]", conflicts_with = "output_dir")]
@@ -205,6 +209,8 @@ pub(crate) struct AddSettings {
     pub(crate) output_dir: Option<PathBuf>,
     /// Whether debug output is wanted.
     pub(crate) debug: bool,
+    /// Whether jobs that have ended without success run again.
+    pub(crate) retry: bool,
     /// The numbers, when it is a template of many jobs.
     pub(crate) array: Option<Indices>,
 }
@@ -245,6 +251,7 @@ impl Add {
             wait: self.wait,
             output_dir: self.output_dir.clone(),
             debug: self.debug,
+            retry: self.retry,
         })
     }
 

@@ -8,7 +8,7 @@ use worker::config::{ApiAddress, Config};
 
 use super::serve::folder;
 use super::setting::{Env, UsageError, flag_only, port, setting};
-use super::{data_home, worker as worker_args};
+use super::{data_home, webhooks, worker as worker_args};
 
 /// The port of local mode, and of a broker.
 pub(crate) const PORT_DEFAULT: u16 = 8000;
@@ -30,6 +30,8 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "DIR")]
     pub(super) data_directory: Option<String>,
     #[command(flatten)]
+    pub(super) webhooks: webhooks::Args,
+    #[command(flatten)]
     pub(super) worker: worker_args::Args,
 }
 
@@ -49,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) port: u16,
     /// The broker's data folder.
     pub(crate) broker_data: PathBuf,
+    /// Which addresses webhooks may call.
+    pub(crate) webhooks: broker::webhooks::Reach,
     /// The worker; its broker's address is filled in when the port is known.
     pub(crate) worker: Config,
     /// What happens to runs when the worker stops.
@@ -72,6 +76,7 @@ impl Args {
             listen: flag_only("--listen", self.listen.as_deref()).or(env, IpAddr::V4(Ipv4Addr::LOCALHOST), address)?,
             port,
             broker_data: data.join("broker"),
+            webhooks: self.webhooks.reach(env)?,
             on_exit: self.worker.on_exit(env, worker.max_job_duration_ms)?,
             debug: self.worker.debug(env)?,
             worker,

@@ -145,6 +145,7 @@ impl Args {
             port: self.port.clone(),
             listen: None,
             data_directory: self.data_directory.clone(),
+            webhooks: super::webhooks::Args::default(),
             worker: self.worker.clone(),
         }
     }

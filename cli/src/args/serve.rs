@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-use broker::config::{AddressRange, AddressRangeError, BlobsUrl, Config, Durability};
+use broker::config::{AddressRange, AddressRangeError, Config, Durability};
 
 use super::data_home;
 use super::setting::{Env, UsageError, base_url, setting};
@@ -22,7 +22,8 @@ pub(crate) struct Args {
     /// The folder for the event log, blobs and logs [env: GRIDSOCKET_DATA] [default: ~/.local/share/gridsocket/broker]
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
-    /// Where blobs are kept: a folder or a URL [env: GRIDSOCKET_BLOBS] [default: inside the data folder]
+    /// Where blobs are kept: a folder, or `s3://BUCKET[/PREFIX]?endpoint=…&region=…` with credentials in AWS_ACCESS_KEY_ID and
+    /// AWS_SECRET_ACCESS_KEY [env: GRIDSOCKET_BLOBS, else AWS_S3_BUCKET] [default: inside the data folder]
     #[arg(long, value_name = "URL")]
     blobs: Option<String>,
     /// When a change counts as stored: `fsync` (on disk before anyone is told) or `interval` (faster; a power cut may lose
@@ -36,6 +37,8 @@ pub(crate) struct Args {
     /// believed, so that limits are theirs; may be repeated [env: GRIDSOCKET_TRUSTED_PROXY, apart by commas]
     #[arg(long = "trusted-proxy", value_name = "ADDR[/BITS]")]
     trusted_proxies: Vec<String>,
+    #[command(flatten)]
+    webhooks: super::webhooks::Args,
     /// Set a limit, such as `live-jobs=200000` or `blob=1TiB`; may be repeated; one that does not exist lists them all
     /// [env: GRIDSOCKET_LIMITS, apart by commas]
     #[arg(long = "limit", value_name = "NAME=VALUE")]
@@ -62,9 +65,7 @@ impl Args {
     pub(crate) fn settings(&self, env: Env<'_>) -> Result<Settings, UsageError> {
         let data = setting("--data", self.data.as_deref(), "GRIDSOCKET_DATA").find(env, folder)?;
         let mut broker = Config::new(data.unwrap_or_else(|| data_home(env).join("broker")));
-        if let Some(blobs) =
-            setting("--blobs", self.blobs.as_deref(), "GRIDSOCKET_BLOBS").find(env, str::parse::<BlobsUrl>)?
-        {
+        if let Some(blobs) = super::blobs::find(self.blobs.as_deref(), env)? {
             broker.blobs = blobs;
         }
         broker.durability = setting("--durability", self.durability.as_deref(), "GRIDSOCKET_DURABILITY").or(
@@ -78,6 +79,7 @@ impl Args {
         broker.trusted_proxies = setting("--trusted-proxy", proxies.as_deref(), "GRIDSOCKET_TRUSTED_PROXY")
             .find(env, address_ranges)?
             .unwrap_or_default();
+        broker.webhooks = self.webhooks.reach(env)?;
         let limits = (!self.limits.is_empty()).then(|| self.limits.join(","));
         let mut set = broker.limits.clone();
         setting("--limit", limits.as_deref(), "GRIDSOCKET_LIMITS").find(env, |text| set.set(text))?;
@@ -106,7 +108,7 @@ pub(super) fn folder(text: &str) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("write the path of a folder") } else { Ok(text.into()) }
 }
 
-fn address_ranges(text: &str) -> Result<Vec<AddressRange>, AddressRangeError> {
+pub(super) fn address_ranges(text: &str) -> Result<Vec<AddressRange>, AddressRangeError> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse).collect()
 }
 
@@ -122,6 +124,7 @@ fn durability(text: &str) -> Result<Durability, &'static str> {
 mod tests {
     use std::path::Path;
 
+    use broker::config::BlobsUrl;
     use clap::Parser;
 
     use super::*;
@@ -201,9 +204,23 @@ mod tests {
         assert!(refused.problem.contains("127.0.0.1:8000"), "{refused}");
         let refused = settings(&[], &[("GRIDSOCKET_DURABILITY", "never")]).unwrap_err();
         assert_eq!(refused.to_string(), "GRIDSOCKET_DURABILITY: \"never\": write fsync or interval");
-        assert_eq!(settings(&["--blobs", "s3://b"], &[]).unwrap_err().place, "--blobs");
+        assert_eq!(settings(&["--blobs", "gs://bucket"], &[]).unwrap_err().place, "--blobs");
         let refused = settings(&["--limit", "jobs=5"], &[]).unwrap_err();
         assert!(refused.to_string().contains("live-jobs"), "{refused}");
+    }
+
+    #[test]
+    fn webhooks_reach_private_addresses_only_when_told_so() {
+        let reach = |words: &[&str], env: &[(&str, &str)]| settings(words, env).unwrap().broker.webhooks;
+        let allowed = |words: &[&str], env: &[(&str, &str)]| reach(words, env).allows_private;
+        assert!(!allowed(&[], &[]));
+        assert!(allowed(&["--allow-private-webhooks"], &[("GRIDSOCKET_ALLOW_PRIVATE_WEBHOOKS", "false")]));
+        assert!(allowed(&[], &[("GRIDSOCKET_ALLOW_PRIVATE_WEBHOOKS", "true")]));
+        let refused = settings(&[], &[("GRIDSOCKET_ALLOW_PRIVATE_WEBHOOKS", "maybe")]).unwrap_err();
+        assert_eq!(refused.place, "GRIDSOCKET_ALLOW_PRIVATE_WEBHOOKS");
+        let exceptions = |words: &[&str], env: &[(&str, &str)]| reach(words, env).exceptions.len();
+        assert_eq!(exceptions(&["--allow-webhooks-to=10.0.0.5", "--allow-webhooks-to", "fd00::/8"], &[]), 2);
+        assert_eq!(exceptions(&[], &[("GRIDSOCKET_ALLOW_WEBHOOKS_TO", "10.0.0.5")]), 1);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use protocol::explain::Explanation;
 use protocol::id::{JobId, Namespace, QueueName};
@@ -21,6 +23,8 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 const QUOTE_CHARS_MAX: usize = 500;
 /// How often an upload is sent on to another address.
 const REDIRECTS_MAX: usize = 5;
+/// The header with which an upload says its sha256, so that storage behind a redirect can be told to take no other bytes.
+const CHECKSUM: &str = "x-amz-checksum-sha256";
 /// What may stand unescaped in a path's segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -143,8 +147,10 @@ impl Api {
     }
 
     /// Opens a request that submits lines as they come; the answer has a line for each of their jobs.
-    pub(crate) async fn bulk(&self, queue: &QueueName, lines: Body) -> Result<Response, ApiError> {
-        let request = self.streamer.post(format!("{}/bulk", self.queue_url(queue)));
+    /// `retry`: those of all lines that have ended without success run again.
+    pub(crate) async fn bulk(&self, queue: &QueueName, lines: Body, retry: bool) -> Result<Response, ApiError> {
+        let retry = if retry { "?retry=1" } else { "" };
+        let request = self.streamer.post(format!("{}/bulk{retry}", self.queue_url(queue)));
         let answer = self.send(request.header(header::CONTENT_TYPE, "application/x-ndjson").body(lines)).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(self.refused(answer).await) }
     }
@@ -182,12 +188,17 @@ impl Api {
     {
         let mut url = self.blob_url(sha256);
         for _ in 0..=REDIRECTS_MAX {
-            let request = self
+            let mut request = self
                 .uploader
                 .request(Method::PUT, &url)
                 .header(header::CONTENT_TYPE, "application/octet-stream")
                 .header(header::CONTENT_LENGTH, size)
                 .body(body().await?);
+            if takes_checksum(&url)
+                && let Some(checksum) = checksum(sha256)
+            {
+                request = request.header(CHECKSUM, checksum);
+            }
             let answer = self.send(request).await?;
             if answer.status().is_success() {
                 return Ok(());
@@ -351,6 +362,20 @@ pub(crate) fn file_error(path: &Path, source: std::io::Error) -> ApiError {
     ApiError::File { path: path.display().to_string(), source }
 }
 
+/// A sha256 as S3 has it in its headers.
+fn checksum(sha256: &str) -> Option<String> {
+    let digit = |at: usize| u8::from_str_radix(sha256.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..sha256.len()).step_by(2).map(digit).collect();
+    bytes.map(|bytes| STANDARD.encode(bytes))
+}
+
+/// Whether an upload there may say its checksum: where an address is signed for some headers, others of this kind are refused.
+fn takes_checksum(url: &str) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query).to_ascii_lowercase();
+    let signed = query.split('&').find_map(|pair| pair.strip_prefix("x-amz-signedheaders="));
+    signed.is_none_or(|headers| headers.contains(CHECKSUM))
+}
+
 fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
@@ -391,6 +416,15 @@ mod tests {
         assert_eq!(api("http://h:1").socket_url(&queue), "ws://h:1/q/a%20b%3F%C3%A9/client");
         assert_eq!(api("https://h/grid").socket_url(&queue), "wss://h/grid/q/a%20b%3F%C3%A9/client");
         assert_eq!(api("https://h").queue_url(&queue), "https://h/q/a%20b%3F%C3%A9");
+    }
+
+    #[test]
+    fn an_upload_says_its_checksum_where_it_may() {
+        let sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(checksum(sha256).as_deref(), Some("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="));
+        assert!(takes_checksum("http://h/f/x"));
+        assert!(takes_checksum("http://h/x?X-Amz-SignedHeaders=host%3Bx-amz-checksum-sha256&X-Amz-Signature=s"));
+        assert!(!takes_checksum("http://h/x?X-Amz-SignedHeaders=host&X-Amz-Signature=s"));
     }
 
     #[test]

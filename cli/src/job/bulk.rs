@@ -131,6 +131,7 @@ pub(super) async fn submit(
     api: &Api,
     queue: &QueueName,
     lines: Lines,
+    retry: bool,
     sent: &Arc<Sent>,
     mut each: impl AsyncFnMut(Vec<Answer>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -143,7 +144,7 @@ pub(super) async fn submit(
             format!("the connection ended after the answer to line {line}, what was acknowledged is queued; {again}")
         }
     };
-    let Some(response) = owed(sent, 0, api.bulk(queue, body)).await else { bail!("{SILENT}; {}", cut(0)) };
+    let Some(response) = owed(sent, 0, api.bulk(queue, body, retry)).await else { bail!("{SILENT}; {}", cut(0)) };
     let mut response = response?;
     let mut begun = Vec::new();
     loop {

@@ -72,19 +72,38 @@ pub(crate) fn definition(spec: &Spec, inputs: &[(String, Input)]) -> Value {
     Value::object(fields)
 }
 
+/// What goes with a definition.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct With<'a> {
+    /// Under which namespace.
+    pub(crate) namespace: Option<&'a str>,
+    /// Whether debug output is wanted.
+    pub(crate) debug: bool,
+    /// Whether a job that has ended without success runs again.
+    pub(crate) retry: bool,
+}
+
+impl With<'_> {
+    fn control(self) -> Option<Value> {
+        let namespace = self.namespace.map(|name| ("namespace", Value::from(name)));
+        let fields: Vec<_> = namespace.into_iter().chain(self.retry.then(|| ("retry", true.into()))).collect();
+        (!fields.is_empty()).then(|| Value::object(fields))
+    }
+}
+
 /// The body of a submission. `definition` is JSON text and goes in as it is.
-pub(crate) fn submission(id: &str, definition: &str, namespace: Option<&str>, debug: bool) -> String {
-    let text = |text: &str| json::to_json(&Value::from(text));
-    let control = namespace.map_or_else(String::new, |name| format!(",\"control\":{{\"namespace\":{}}}", text(name)));
-    let debug = if debug { ",\"debug\":true" } else { "" };
-    format!("{{\"id\":{},\"definition\":{definition}{control}{debug}}}", text(id))
+pub(crate) fn submission(id: &str, definition: &str, with: With<'_>) -> String {
+    let id = json::to_json(&Value::from(id));
+    let control = with.control().map(|control| format!(",\"control\":{}", json::to_json(&control)));
+    let debug = if with.debug { ",\"debug\":true" } else { "" };
+    format!("{{\"id\":{id},\"definition\":{definition}{}{debug}}}", control.unwrap_or_default())
 }
 
 /// A line that submits a job for each number.
-pub(crate) fn template(array: &Indices, definition: &Value, namespace: Option<&str>, debug: bool) -> String {
+pub(crate) fn template(array: &Indices, definition: &Value, with: With<'_>) -> String {
     let mut fields = vec![("array", array.to_value()), ("definition", definition.clone())];
-    fields.extend(namespace.map(|name| ("control", Value::object([("namespace", Value::from(name))]))));
-    if debug {
+    fields.extend(with.control().map(|control| ("control", control)));
+    if with.debug {
         fields.push(("debug", true.into()));
     }
     json::to_json(&Value::object(fields))
@@ -144,10 +163,12 @@ mod tests {
 
     #[test]
     fn a_submission_carries_the_definition_as_it_was_written() {
-        assert_eq!(submission("ab", r#"{"image" :1.0}"#, None, false), r#"{"id":"ab","definition":{"image" :1.0}}"#);
+        let plain = submission("ab", r#"{"image" :1.0}"#, With::default());
+        assert_eq!(plain, r#"{"id":"ab","definition":{"image" :1.0}}"#);
+        let with = With { namespace: Some("a\"b"), debug: true, retry: true };
         assert_eq!(
-            submission("ab", "{}", Some("a\"b"), true),
-            r#"{"id":"ab","definition":{},"control":{"namespace":"a\"b"},"debug":true}"#
+            submission("ab", "{}", with),
+            r#"{"id":"ab","definition":{},"control":{"namespace":"a\"b","retry":true},"debug":true}"#
         );
     }
 
@@ -156,10 +177,10 @@ mod tests {
         let array = Indices::parse_range("0-9:3").unwrap();
         let definition = definition(&spec("i", "c {{index}}\n"), &[]);
         assert_eq!(
-            template(&array, &definition, Some("n"), true),
+            template(&array, &definition, With { namespace: Some("n"), debug: true, retry: true }),
             concat!(
                 r#"{"array":{"from":0,"to":9,"step":3,"index":"index"},"definition":{"image":"i","command":"c {{index}}\n"},"#,
-                r#""control":{"namespace":"n"},"debug":true}"#
+                r#""control":{"namespace":"n","retry":true},"debug":true}"#
             )
         );
     }

@@ -70,9 +70,9 @@ pub(crate) struct Follow {
 }
 
 impl Follow {
-    /// Follows `job` and the logs of `kinds`, each from line `since` on.
-    pub(crate) fn new(job: JobId, kinds: &[LogKind], since: u64) -> Self {
-        let cursors = kinds.iter().map(|&kind| Cursor { kind, next: since, is_final: false }).collect();
+    /// Follows `job` and `logs`, each from a line on.
+    pub(crate) fn new(job: JobId, logs: &[(LogKind, u64)]) -> Self {
+        let cursors = logs.iter().map(|&(kind, next)| Cursor { kind, next, is_final: false }).collect();
         Self {
             job,
             cursors,

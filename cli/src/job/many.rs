@@ -51,16 +51,25 @@ struct Many<'a> {
     counter: Counter,
     tally: RefCell<Tally>,
     sent: Arc<Sent>,
+    retry: bool,
     wait: bool,
     /// Whether someone still reads the ids.
     prints: Cell<bool>,
 }
 
 /// Submits all lines; with `wait`, ends when all of their jobs have ended. Ctrl-C ends only this.
-pub(super) async fn run(api: &Api, target: &Target, lines: Lines, wait: bool) -> anyhow::Result<ExitCode> {
-    let sent = Arc::new(Sent::default());
-    let many =
-        Many { api, target, counter: Counter::start(), tally: RefCell::default(), sent, wait, prints: Cell::new(true) };
+/// `retry`: those of all lines that have ended without success run again.
+pub(super) async fn run(api: &Api, target: &Target, lines: Lines, retry: bool, wait: bool) -> anyhow::Result<ExitCode> {
+    let many = Many {
+        api,
+        target,
+        counter: Counter::start(),
+        tally: RefCell::default(),
+        sent: Arc::new(Sent::default()),
+        retry,
+        wait,
+        prints: Cell::new(true),
+    };
     let (acknowledged, awaited) = mpsc::channel(ACKNOWLEDGED_MAX);
     let working = async {
         if wait {
@@ -98,7 +107,7 @@ impl Many<'_> {
             }
             Ok(())
         };
-        bulk::submit(self.api, &self.target.queue, lines, &self.sent, each).await
+        bulk::submit(self.api, &self.target.queue, lines, self.retry, &self.sent, each).await
     }
 
     /// Prints ids. A reader that has enough (`… | head`) ends the printing, not the submitting.

@@ -23,10 +23,8 @@ const LAST_LINES_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Wanted<'a> {
     /// The job.
     pub(crate) job: JobId,
-    /// Which logs.
-    pub(crate) kinds: &'a [LogKind],
-    /// From which line on.
-    pub(crate) since: u64,
+    /// Which logs, and from which line on.
+    pub(crate) logs: &'a [(LogKind, u64)],
     /// Whether lines of getting the image go to standard output, as what was asked for, or to standard error.
     pub(crate) build_is_output: bool,
     /// Whether to say in which state the job is.
@@ -40,7 +38,7 @@ pub(crate) async fn follow(
     wanted: Wanted<'_>,
     console: &mut Console,
 ) -> anyhow::Result<Option<View>> {
-    let mut follow = Follow::new(wanted.job, wanted.kinds, wanted.since);
+    let mut follow = Follow::new(wanted.job, wanted.logs);
     let mut patience = Patience::new();
     loop {
         let error = match conversation(api, target, wanted, &mut follow, console, &mut patience).await {

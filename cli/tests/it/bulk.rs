@@ -141,6 +141,48 @@ async fn a_job_that_fails_is_named_and_fails_the_command() {
 }
 
 #[tokio::test]
+async fn of_many_jobs_only_those_that_failed_run_again() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Serving::start(data.path(), "127.0.0.1:0").await;
+    let file = data.path().join("jobs.jsonl");
+    std::fs::write(&file, (0..3).map(|i| submission(i) + "\n").collect::<String>()).unwrap();
+    let from = ["job", "add", "q", "--api", &broker.api, "--from", file.to_str().unwrap(), "--wait", "--retry"];
+    let array = [
+        "job",
+        "add",
+        "q",
+        "--api",
+        &broker.api,
+        "--image",
+        "a",
+        "-c",
+        "{{index}}",
+        "--array",
+        "0-2",
+        "--wait",
+        "--retry",
+    ];
+    let mut worker = Worker::connect(&broker.api, Vec::new()).await;
+    let first = tokio::spawn(finish(gridsocket(&from)));
+    for number in 0..3 {
+        let held = worker.claim().await;
+        worker.finish_with(held, number).await;
+    }
+    assert_eq!(tokio::time::timeout(DEADLINE, first).await.unwrap().unwrap().code, Some(1));
+    // The same jobs, of which two fail again, as an array; then none.
+    for (words, code, ends) in [(&array[..], 1, [3, 0].as_slice()), (&from[..], 0, [0].as_slice()), (&from[..], 0, &[])]
+    {
+        let again = tokio::spawn(finish(gridsocket(words)));
+        for exit_code in ends {
+            let held = worker.claim().await;
+            worker.finish_with(held, *exit_code).await;
+        }
+        let said = tokio::time::timeout(DEADLINE, again).await.unwrap().unwrap();
+        assert_eq!(said.code, Some(code), "{words:?} {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn interrupted_it_leaves_the_jobs_running_and_says_so() {
     let data = tempfile::tempdir().unwrap();
     let broker = Serving::start(data.path(), "127.0.0.1:0").await;

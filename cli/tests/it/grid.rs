@@ -116,14 +116,14 @@ impl Worker {
         self.hear(|message| if let FromBroker::Granted { run, .. } = message { Some(run) } else { None }).await
     }
 
-    async fn write(&mut self, run: HeldRun, first: u64, lines: &[(&str, bool)]) {
+    pub(crate) async fn write(&mut self, run: HeldRun, first: u64, lines: &[(&str, bool)]) {
         let line =
             |(text, stderr): &(&str, bool)| LogLine { text: (*text).into(), at_ms: UnixMillis(1), stderr: *stderr };
         let lines = lines.iter().map(line).collect();
         self.say(&ToBroker::RunLogs { run, step: LogStep::Run, first, lines }).await;
     }
 
-    async fn finish(&mut self, run: HeldRun) {
+    pub(crate) async fn finish(&mut self, run: HeldRun) {
         self.finish_with(run, 5).await;
     }
 
@@ -162,6 +162,34 @@ async fn a_job_goes_the_whole_way_and_its_exit_code_comes_back() {
     assert_eq!(std::fs::read_to_string(out.join("o.txt")).unwrap(), "hello\n");
     assert_eq!(run(&["job", "logs", "q", &held.job.to_string(), "--api", &broker.api]).await.out, "one\nthree\n");
     assert_eq!(broker.end("-TERM").await, Some(0));
+}
+
+#[tokio::test]
+async fn a_job_that_failed_runs_again_when_asked_and_prints_only_what_it_prints_then() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Serving::start(data.path(), "127.0.0.1:0").await;
+    let add = |more: &[&str]| {
+        let words = [&["job", "add", "q", "--api", &broker.api, "-c", "x"], more].concat();
+        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        tokio::spawn(async move { run(&words.iter().map(String::as_str).collect::<Vec<_>>()).await })
+    };
+    let first = add(&["--retry", "--wait"]);
+    let mut worker = Worker::connect(&broker.api, Vec::new()).await;
+    let held = worker.claim().await;
+    worker.write(held, 0, &[("first\n", false)]).await;
+    worker.finish(held).await;
+    let said = first.await.unwrap();
+    assert_eq!((said.code, said.out.as_str()), (Some(5), "first\n"), "{said:?}");
+    // What there is answers at once.
+    let plain = add(&["--wait"]).await.unwrap();
+    assert_eq!((plain.code, plain.out.as_str()), (Some(5), "first\n"), "{plain:?}");
+    let again = add(&["--retry", "--wait"]);
+    let held = worker.claim().await;
+    assert_eq!(held.run, 2);
+    worker.write(held, 0, &[("second\n", false)]).await;
+    worker.finish(held).await;
+    let said = again.await.unwrap();
+    assert_eq!((said.code, said.out.as_str()), (Some(5), "second\n"), "{said:?}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod bulk;
 mod grid;
 mod hostile;
 mod job;
+mod logs;
 mod peer;
 mod run;
 mod usage;

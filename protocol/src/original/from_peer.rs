@@ -82,6 +82,10 @@ pub struct Queued<'a> {
     pub namespace: Option<Cow<'a, str>>,
     /// Whether debug output is wanted.
     pub debug: bool,
+    /// Whether a job that has ended without success runs again.
+    pub retry: bool,
+    /// Addresses to call, verbatim.
+    pub callbacks: Option<&'a RawValue>,
 }
 
 /// A run's end.
@@ -181,6 +185,10 @@ struct Enqueued<'a> {
 struct Control<'a> {
     #[serde(borrow, default)]
     namespace: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    retry: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    callbacks: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -298,12 +306,15 @@ fn change(payload: &str) -> Result<FromPeer<'_>, ReadError> {
         "Queued" => {
             let QueuedValue { enqueued } = serde_json::from_str(value.get())?;
             let Enqueued { id, definition, control, debug } = enqueued;
-            let namespace = control.and_then(|control| control.namespace);
+            let (namespace, retry, callbacks) =
+                control.map_or((None, None, None), |control| (control.namespace, control.retry, control.callbacks));
             Ok(FromPeer::Queued(Queued {
                 id: present(id),
                 definition,
                 namespace: present(namespace),
                 debug: debug.is_some_and(|debug| debug == serde_json::Value::Bool(true)),
+                retry: retry.is_some_and(|retry| is_truthy(retry.get())),
+                callbacks,
             }))
         }
         "Running" => {
@@ -349,6 +360,12 @@ fn registration(raw: &RawValue) -> Result<FromPeer<'_>, ReadError> {
     let (cpus, gpus) = (count(cpus), count(gpus));
     let version = version.unwrap_or_default();
     Ok(FromPeer::Registration(Registration { id, version, cpus, gpus, max_job_duration, registration: raw }))
+}
+
+/// Whether JavaScript takes the value of a JSON text for a yes.
+fn is_truthy(json: &str) -> bool {
+    let is_zero = || json.parse().is_ok_and(|number: f64| number == 0.0);
+    !matches!(json, "null" | "false" | "\"\"") && !is_zero()
 }
 
 /// JavaScript's empty text counts as none.

@@ -37,7 +37,17 @@ fn a_page_puts_a_job_into_the_queue() {
     {
         let frame = format!(r#"{{"payload":{{"value":{value},"state":"Queued"}},"type":"StateChange"}}"#);
         let FromPeer::Queued(queued) = read(&frame) else { panic!() };
-        assert!(queued.id.is_none() && queued.namespace.is_none() && !queued.debug);
+        assert!(queued.id.is_none() && queued.namespace.is_none() && !queued.debug && !queued.retry);
+    }
+    for (said, retry) in [("true", true), ("1", true), ("\"yes\"", true), ("{}", true)]
+        .into_iter()
+        .chain(["false", "0", "-0.0", "\"\"", "null"].map(|said| (said, false)))
+    {
+        let frame = format!(
+            r#"{{"payload":{{"value":{{"enqueued":{{"definition":{{}},"control":{{"retry":{said}}}}}}},"state":"Queued"}},"type":"StateChange"}}"#
+        );
+        let FromPeer::Queued(queued) = read(&frame) else { panic!() };
+        assert_eq!(queued.retry, retry, "{said}");
     }
 }
 

@@ -10,8 +10,8 @@ use protocol::event::{Event, LostReason, RunOutcome, Via};
 use protocol::explain::{Estimate, Explanation, Fit, Lack, Line, Resource, Standing, WorkerFit};
 use protocol::id::{Digest, Head, ImageId, JobId, QueueKey, UnixMillis};
 use protocol::native::{
-    Capacity, FinishedRun, FromBroker, HeldRun, Hello, JobDefinition, LogKind, LogLine, LogStep, StopReason,
-    Submission, ToBroker, WorkerHello, WorkerView,
+    Callback, Callbacks, Capacity, FinishedRun, FromBroker, HeldRun, Hello, JobDefinition, LogKind, LogLine, LogStep,
+    StopReason, Submission, ToBroker, WorkerHello, WorkerView,
 };
 use protocol::queue::QueueState;
 use protocol::raw::{RawJson, RecordBytes, StateBytes};
@@ -248,7 +248,51 @@ fn to_broker() -> Vec<(&'static str, ToBroker)> {
             "Submit",
             ToBroker::Submit {
                 req: 1,
-                job: Submission { id: Some(JOB), definition, namespace: Some(namespace()), priority: 1, debug: true },
+                job: Submission {
+                    id: Some(JOB),
+                    definition,
+                    namespace: Some(namespace()),
+                    priority: 1,
+                    debug: true,
+                    retry: false,
+                    callbacks: Callbacks::default(),
+                },
+            },
+        ),
+        (
+            "SubmitRetry",
+            ToBroker::Submit {
+                req: 11,
+                job: Submission {
+                    id: None,
+                    definition: RawJson::new("{}"),
+                    namespace: None,
+                    priority: 0,
+                    debug: false,
+                    retry: true,
+                    callbacks: Callbacks::default(),
+                },
+            },
+        ),
+        (
+            "SubmitCallbacks",
+            ToBroker::Submit {
+                req: 12,
+                job: Submission {
+                    id: None,
+                    definition: RawJson::new("{}"),
+                    namespace: None,
+                    priority: 0,
+                    debug: false,
+                    retry: false,
+                    callbacks: Callbacks {
+                        queued: Some(Callback { url: "https://a.example/".to_owned(), payload: None }),
+                        finished: Some(Callback {
+                            url: "https://b.example/".to_owned(),
+                            payload: Some(RawJson::new(r#"{"k":1}"#)),
+                        }),
+                    },
+                },
             },
         ),
         (
@@ -407,7 +451,15 @@ fn json_that_no_library_keeps_crosses_unchanged() {
     let text = r#"{"a":"\ud800","b":1e400,"c":0.10000000000000000555}"#;
     let message = ToBroker::Submit {
         req: 1,
-        job: Submission { id: None, definition: RawJson::new(text), namespace: None, priority: 0, debug: false },
+        job: Submission {
+            id: None,
+            definition: RawJson::new(text),
+            namespace: None,
+            priority: 0,
+            debug: false,
+            retry: false,
+            callbacks: Callbacks::default(),
+        },
     };
     for encoding in [Encoding::MessagePack, Encoding::Json] {
         let ToBroker::Submit { job, .. } = encoding.decode(&encoding.encode(&message)).unwrap() else {

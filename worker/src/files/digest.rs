@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, Read};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 /// How much is read at once when a file is hashed.
@@ -29,6 +31,11 @@ impl BlobHash {
 
     pub(super) fn finish(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
+    }
+
+    /// As S3 has it in its headers.
+    pub(super) fn to_base64(self) -> String {
+        STANDARD.encode(self.0)
     }
 
     /// Hashes all of `source` and counts its bytes.
@@ -73,6 +80,7 @@ mod tests {
         let (hash, bytes) = BlobHash::of_reader(io::empty()).unwrap();
         assert_eq!(hash.to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(bytes, 0);
+        assert_eq!(hash.to_base64(), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
         assert_eq!(BlobHash::parse(&hash.to_string()), Some(hash));
         assert_eq!(BlobHash::parse(&hash.to_string().to_uppercase()), None);
         assert_eq!(BlobHash::parse("../../../etc/passwd"), None);

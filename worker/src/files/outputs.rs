@@ -68,7 +68,7 @@ impl Files {
         let key = hash.to_string();
         let url = self.api.blob(&key);
         if !self.transfer.exists(&url).await {
-            let uploaded = self.transfer.upload(&url, bytes, || walk::open(&root, &output.name)).await;
+            let uploaded = self.transfer.upload(&url, hash, bytes, || walk::open(&root, &output.name)).await;
             uploaded.map_err(|source| OutputError::Transfer { name: output.name.clone(), source })?;
         }
         Ok((output.name, json!({ "type": "url", "value": self.public_api.blob(&key) })))

@@ -25,6 +25,8 @@ const REDIRECTS_MAX: usize = 10;
 const TRIES: u32 = 11;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// The header with which uploads say their SHA-256, as S3 has it.
+const CHECKSUM: &str = "x-amz-checksum-sha256";
 /// The largest input: what the broker stores at most.
 pub(super) const BLOB_BYTES_MAX: u64 = 50 << 30;
 
@@ -35,6 +37,8 @@ pub(crate) enum TransferError {
     Address { url: String, why: String },
     #[error("{url} answered {status}")]
     Status { url: String, status: StatusCode },
+    #[error("the storage that {url} leads to answered {status}")]
+    Storage { url: String, status: StatusCode },
     #[error("{url} cannot be reached: {why}")]
     Unreachable { url: String, why: String },
     #[error("{url} is larger than the {BLOB_BYTES_MAX} bytes allowed")]
@@ -53,6 +57,10 @@ impl TransferError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Status { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
+            // Its address was good for a while only, and each try asks for another one.
+            Self::Storage { status, .. } => {
+                status.is_server_error() || matches!(status.as_u16(), 403 | 408 | 409 | 425 | 429)
+            }
             Self::Address { .. }
             | Self::TooLarge { .. }
             | Self::Redirects { .. }
@@ -157,34 +165,43 @@ impl Transfer {
         answer.is_ok_and(|response| response.status() == StatusCode::OK)
     }
 
-    /// Puts `bytes` bytes to `url`, from a file that `open` opens anew for each try.
+    /// Puts `bytes` bytes to `url`, from a file that `open` opens anew for each try. Says beforehand that they have `hash`, so
+    /// that storage can be told to take no others.
     pub(super) async fn upload(
         &self,
         url: &str,
+        hash: BlobHash,
         bytes: u64,
         open: impl Fn() -> std::io::Result<File>,
     ) -> Result<(), TransferError> {
         let parsed = address(url)?;
-        retried(|| self.upload_once(url, parsed.clone(), bytes, &open)).await
+        retried(|| self.upload_once(url, parsed.clone(), hash, bytes, &open)).await
     }
 
     async fn upload_once(
         &self,
         url: &str,
         mut target: Url,
+        hash: BlobHash,
         bytes: u64,
         open: &impl Fn() -> std::io::Result<File>,
     ) -> Result<(), TransferError> {
-        for _ in 0..=REDIRECTS_MAX {
+        for hop in 0..=REDIRECTS_MAX {
             let file = open().map_err(|source| TransferError::Disk { url: shown(url), source })?;
             let body = reqwest::Body::from(tokio::fs::File::from_std(file));
             // The length is said, because storage behind a redirect takes no chunked bodies.
             let put = self.clients(&target).plain.put(target.clone());
+            let put = if takes_checksum(&target) { put.header(CHECKSUM, hash.to_base64()) } else { put };
             let request = put.header(CONTENT_LENGTH, bytes).timeout(UPLOAD).body(body);
             let response = request.send().await.map_err(|error| unreachable_words(url, &error))?;
             let status = response.status();
             if !matches!(status.as_u16(), 301 | 302 | 307 | 308) {
-                return checked(url, Ok(response)).map(drop);
+                return match checked(url, Ok(response)) {
+                    Err(TransferError::Status { url, status }) if hop > 0 => {
+                        Err(TransferError::Storage { url, status })
+                    }
+                    done => done.map(drop),
+                };
             }
             let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
             target = location
@@ -194,6 +211,12 @@ impl Transfer {
         }
         Err(TransferError::Redirects { url: shown(url) })
     }
+}
+
+/// Whether an upload there may say its checksum: where an address is signed for some headers, others of this kind are refused.
+fn takes_checksum(target: &Url) -> bool {
+    let signed = target.query_pairs().find(|(name, _)| name.eq_ignore_ascii_case("x-amz-signedheaders"));
+    signed.is_none_or(|(_, headers)| headers.split(';').any(|header| header == CHECKSUM))
 }
 
 fn address(url: &str) -> Result<Url, TransferError> {
@@ -256,6 +279,14 @@ async fn retried<T, F: Future<Output = Result<T, TransferError>>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signed_address_is_given_no_checksum_that_it_was_not_signed_for() {
+        let takes = |url: &str| takes_checksum(&url.parse().unwrap());
+        assert!(takes("http://h/f/x"));
+        assert!(takes("http://h/f/x?X-Amz-SignedHeaders=host%3Bx-amz-checksum-sha256&X-Amz-Signature=s"));
+        assert!(!takes("http://h/f/x?X-Amz-SignedHeaders=host&X-Amz-Signature=s"));
+    }
 
     #[test]
     fn what_is_shown_of_an_address_holds_no_secret() {

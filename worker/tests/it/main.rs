@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
 mod adoption;
+mod attacks;
 mod bad_input;
+mod bucket;
 mod builds;
 mod cancelling;
 mod end_to_end;
@@ -16,4 +18,7 @@ mod link;
 mod pulling;
 mod queues;
 mod running;
+#[path = "../../../broker/tests/it/s3.rs"]
+#[allow(dead_code, reason = "the broker's tests look at more of it")]
+mod s3;
 mod support;

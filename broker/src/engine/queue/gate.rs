@@ -99,7 +99,16 @@ impl Task {
         for release in held.releases {
             release();
         }
+        // After the replies: what a submission's webhook listens to is what comes after its answer.
+        self.tell_webhooks(&held.records);
         self.news(held.records);
+    }
+
+    fn tell_webhooks(&self, records: &[EncodedRecord]) {
+        let queue = self.core.queue();
+        if let Some(book) = self.engine.webhooks().filter(|book| book.listens(queue)) {
+            book.hear(queue, records.iter().map(|record| &*record.bytes));
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) {

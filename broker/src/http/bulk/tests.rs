@@ -30,7 +30,7 @@ impl Bench {
 
     fn answers(&self, body: Body) -> impl futures_util::Stream<Item = Bytes> + Unpin {
         let answers =
-            start(self.queue.clone(), &Limits::default(), Room::new(u64::MAX), CancellationToken::new(), body);
+            start(self.queue.clone(), &Limits::default(), Room::new(u64::MAX), CancellationToken::new(), false, body);
         Box::pin(answers.into_stream().map(|piece| piece.unwrap()))
     }
 }

@@ -159,8 +159,17 @@ fn link(text: &str) -> Option<(String, &str)> {
     let (address, after) = after.split_once(')')?;
     let leads =
         ["https://", "http://", "/", "#"].iter().any(|start| address.starts_with(start)) || !address.contains(':');
-    let address = address.strip_suffix(".md").unwrap_or(address);
-    leads.then(|| (format!("<a href=\"{}\">{}</a>", escaped(address), escaped(label)), after))
+    let address = page_of(address);
+    leads.then(|| (format!("<a href=\"{}\">{}</a>", escaped(&address), escaped(label)), after))
+}
+
+/// Where a link between documents leads when they are pages: the same name without its ending.
+fn page_of(address: &str) -> String {
+    if address.contains("://") {
+        return address.to_owned();
+    }
+    let (document, place) = address.find('#').map_or((address, ""), |at| address.split_at(at));
+    format!("{}{place}", document.strip_suffix(".md").unwrap_or(document))
 }
 
 fn escaped(text: &str) -> String {
@@ -202,6 +211,10 @@ mod tests {
             (
                 "[docs](websocket.md) [x](javascript:alert)",
                 "<p><a href=\"websocket\">docs</a> [x](javascript:alert)</p>\n",
+            ),
+            (
+                "[a](operating.md#limits) [b](#c) [d](https://example.org/e.md)",
+                "<p><a href=\"operating#limits\">a</a> <a href=\"#c\">b</a> <a href=\"https://example.org/e.md\">d</a></p>\n",
             ),
             ("2 * 3 * 4 [ ` end", "<p>2 * 3 * 4 [ ` end</p>\n"),
         ] {

@@ -75,6 +75,34 @@ pub(super) fn all() -> Value {
     all
 }
 
+/// Whom to call.
+fn callback() -> Value {
+    open([
+        ("url?", text("Where to: an https or http address, of a public host unless the broker allows others")),
+        ("payload?", json!({ "description": "Sent along as `config`" })),
+    ])
+}
+
+/// A call of a webhook, and more that is said of it.
+fn call<const N: usize>(more: [(&str, Value); N]) -> Value {
+    let mut call = object([
+        ("id", text("The id that its receiver sees")),
+        ("event", json!({ "type": "string", "enum": ["queued", "finished"] })),
+        ("jobId", id()),
+        ("namespace", text("Who wanted the job")),
+        ("url", text("Where it goes, without user, password and query")),
+        ("tries", number("How often it was tried")),
+        ("error?", text("What the last try came to")),
+    ]);
+    for (name, schema) in more {
+        call["properties"][name] = schema;
+        if let Some(required) = call["required"].as_array_mut() {
+            required.push(name.into());
+        }
+    }
+    call
+}
+
 /// What is sent.
 fn inputs() -> Value {
     let control = open([
@@ -83,6 +111,7 @@ fn inputs() -> Value {
             text("Who wants the job; of those submitted under one name only the last is kept, except under `_`"),
         ),
         ("retry?", json!({ "description": "True: a job that has ended without success runs again" })),
+        ("callbacks?", open([("queued?", callback()), ("finished?", callback())])),
     ]);
     let data_ref = open([
         ("value", json!({ "description": "Text; with the type json any value" })),
@@ -301,6 +330,12 @@ fn of_queues() -> Value {
             ("clientCount", number("Pages and programs that watch")),
             ("queueInfo", info),
         ]),
+        "Webhooks": data(object([
+            ("waiting", number("Calls that wait for what they tell of")),
+            ("pending", list(call([("nextTime", number("When it is tried, in milliseconds since 1970 UTC; 0: now"))]))),
+            ("dead", list(call([("time", number("When it was given up, in milliseconds since 1970 UTC"))]))),
+        ])),
+        "Retried": object([("success", flag()), ("retried", number("How many"))]),
         "Metaframe": open([("version", text("Of the format")), ("metadata", open([])), ("inputs", open([])), ("outputs", open([]))]),
         "OpenApi": open([("openapi", text("Of the format")), ("paths", open([]))]),
     })

@@ -9,7 +9,7 @@ use super::route::Content::{Json, JsonLines, Nothing, Of};
 use super::route::{Route, Tag, Verb};
 use crate::http::{
     blobs, bulk, cancel, documents, explain, files, history, jobs, logs, metrics, openapi, page, status, stream,
-    submit, transfer,
+    submit, transfer, webhooks,
 };
 
 /// The job of the examples: [`EXAMPLE_SUBMISSION`]'s.
@@ -129,7 +129,26 @@ fn queues() -> Vec<Route> {
             r#"{"line":1,"success":true,"jobId":"ce1f6d7880fa8cba71a6c21a4e21245ef29a4e3f168b16e9b53f1744f5162926","seq":4}"#, "\n",
             r#"{"lines":1,"queued":1,"refused":0,"head":{"seq":4,"hash":"0000000000000000000000000000000000000000000000000000000000000000"}}"#, "\n",
         ))))
-        .taking(Verb::Post, JsonLines("Submission"), Some(submission!())),
+        .taking(Verb::Post, JsonLines("Submission"), Some(submission!()))
+        .with("retry", "boolean", "`1`: those that have ended without success run again, as with `control.retry` of each."),
+        Route::get(
+            "/q/{queue}/webhooks.json",
+            || get(webhooks::list),
+            Tag::Queues,
+            "What became of the queue's webhooks: how many calls wait for their jobs, which are to be tried (again), and which were given up. Of each the first hundred.",
+            Json("Webhooks"),
+            (200, Some(r#"{"data":{"waiting":0,"pending":[],"dead":[]}}"#)),
+        ),
+        Route::get(
+            "/q/{queue}/webhooks/retry",
+            || post(webhooks::retry),
+            Tag::Queues,
+            "Tries calls that were given up again: all of the queue's, or one.",
+            Json("Retried"),
+            (200, Some(r#"{"success":true,"retried":0}"#)),
+        )
+        .taking(Verb::Post, Nothing, None)
+        .with("id", "string", "Which one: its `id` in webhooks.json."),
         status(),
         status().at("/{queue}/status").deprecated(),
         metrics(),
@@ -261,9 +280,9 @@ fn jobs_anywhere() -> Vec<Route> {
 
 fn blob_routes() -> Vec<Route> {
     vec![
-        Route::get("/f/{key}", || put(blobs::put), Tag::Blobs, "Stores a blob. A key of 64 hex digits is the SHA-256 of the bytes, and is checked; any other key is written once.", Of(TEXT), (200, Some("file saved to f/5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03")))
+        Route::get("/f/{key}", || put(blobs::put), Tag::Blobs, "Stores a blob; with a bucket, answers 302 with the address where its bytes go. A key of 64 hex digits is the SHA-256 of the bytes, and is checked; any other key is written once.", Of(TEXT), (200, Some("file saved to f/5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03")))
             .taking(Verb::Put, Of(BYTES), Some("hello\n")),
-        Route::get("/f/{key}", || get(blobs::get), Tag::Blobs, "A blob's bytes. Ranges can be asked for.", Of(BYTES), (200, Some("hello\n")))
+        Route::get("/f/{key}", || get(blobs::get), Tag::Blobs, "A blob's bytes; with a bucket, 302 to where they are. Ranges can be asked for.", Of(BYTES), (200, Some("hello\n")))
             .with("filename", "string", "What to call the download, and what its type is told by."),
         Route::get("/f/{key}/exists", || get(blobs::exists), Tag::Blobs, "Whether there is such a blob; 404 when there is not.", Json("Exists"), (200, Some(r#"{"exists":true}"#))),
         Route::get("/upload/{key}", || get(transfer::upload), Tag::Blobs, "Where to put a blob.", Json("Transfer"), (200, Some(

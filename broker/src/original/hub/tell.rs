@@ -1,6 +1,7 @@
 //! What the hub tells its sockets: each message is encoded once for all of a role.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::id::{JobId, Namespace};
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{Asked, STATUS_WITHIN, Statuses, Task, Wanted};
+use super::{Asked, STATUS_WITHIN, STATUSES_BYTES_MAX, Statuses, Task, Wanted};
 use crate::clock;
 use crate::engine::{Counters, SessionId};
 use crate::logs::Logged;
@@ -21,9 +22,6 @@ use crate::session::Role;
 /// How soon everyone hears of a change in who is there, and how often at most: each worker that comes is told to all.
 const WORKERS_SOON: Duration = Duration::from_millis(50);
 const WORKERS_EVERY: Duration = Duration::from_secs(1);
-
-/// How many bytes of whole states a socket is sent per second at most: those of long queues come less often.
-const WHOLE_BYTES_PER_SECOND: usize = 4 * 1024 * 1024;
 
 /// How many bytes of log lines travel in one message; a page has the rest when the run is over, or from the logs.
 const LOG_BYTES_MAX: usize = 64 * 1024;
@@ -46,27 +44,37 @@ impl Task {
         }
     }
 
-    /// Everyone is to be sent a whole state, but not more often than that.
-    pub(super) fn want_whole(&mut self, every: Duration) {
-        let bytes = self.newest.iter().filter_map(|newest| newest.get()).map(|whole| whole.text.len()).max();
-        let paced = Duration::from_secs((bytes.unwrap_or(0) / WHOLE_BYTES_PER_SECOND) as u64);
+    /// A job is gone that somebody may be at work on: everyone is to be sent a whole state.
+    pub(super) fn withdrawn(&mut self) {
         let now = Instant::now();
-        let at = self.whole_was.map_or(now, |was| now.max(was + every.max(paced)));
-        self.whole_at = Some(self.whole_at.map_or(at, |sooner| sooner.min(at)));
+        for role in [Role::Client, Role::Worker] {
+            let bytes = self.whole_bytes(role);
+            self.paces[place(role)].withdrawn(role, bytes, &self.times, now);
+        }
     }
 
-    /// Sends everyone the whole state.
-    pub(super) fn tell_whole(&mut self) {
-        self.whole_at = None;
-        self.whole_was = Some(Instant::now());
+    /// An ended job has left.
+    pub(super) fn left(&mut self) {
+        let (jobs, now) = (self.view.as_ref().map_or(0, |view| view.state().jobs().len()), Instant::now());
         for role in [Role::Client, Role::Worker] {
-            if !self.has(role) || !self.refresh(role) {
-                continue;
-            }
-            self.news[place(role)].retain(|job| role == Role::Client && self.loading.contains(job));
-            for member in self.members.values_mut().filter(|member| member.role == role && !member.behind) {
-                self.is_lagging |= member.put(Item::Whole { is_wanted: false });
-            }
+            let bytes = self.whole_bytes(role);
+            self.paces[place(role)].left(jobs, bytes, &self.times, now);
+        }
+    }
+
+    fn whole_bytes(&self, role: Role) -> usize {
+        self.newest[place(role)].get().map_or(0, |whole| whole.text.len())
+    }
+
+    /// Sends everyone of a role the whole state.
+    pub(super) fn tell_whole(&mut self, role: Role) {
+        self.paces[place(role)].told(Instant::now());
+        if !self.has(role) || !self.refresh(role) {
+            return;
+        }
+        self.news[place(role)].retain(|job| role == Role::Client && self.loading.contains(job));
+        for member in self.members.values_mut().filter(|member| member.role == role && !member.behind) {
+            self.is_lagging |= member.put(Item::Whole { is_wanted: false });
         }
     }
 
@@ -178,21 +186,26 @@ impl Task {
     }
 
     /// Asks all workers what they do.
-    pub(super) fn ask_status(&mut self, reply: oneshot::Sender<Statuses>) {
+    pub(super) fn ask_status(&mut self, reply: oneshot::Sender<Arc<Statuses>>) {
         if let Some(asked) = &mut self.asked {
             return asked.replies.push(reply);
         }
         let waits_for: BTreeSet<_> =
             self.members.iter().filter(|(_, member)| member.worker.is_some()).map(|(socket, _)| *socket).collect();
         let until = Instant::now() + STATUS_WITHIN;
-        self.asked = Some(Asked { replies: vec![reply], answers: Statuses::new(), waits_for, until });
+        self.asked = Some(Asked { replies: vec![reply], answers: Statuses::new(), bytes: 0, waits_for, until });
         self.tell(Some(Role::Worker), &Utf8Bytes::from_static(to_peer::STATUS_REQUEST));
         self.answer_status_if_complete();
     }
 
     pub(super) fn status_answered(&mut self, socket: SessionId, status: Box<RawValue>) {
         let Some(worker) = self.members.get(&socket).and_then(|member| member.worker.clone()) else { return };
-        if let Some(asked) = &mut self.asked {
+        if let Some(asked) = &mut self.asked
+            // The first answer of a worker counts: one that asks for nothing may say it as often as it likes.
+            && !asked.answers.contains_key(&worker)
+            && asked.bytes + status.get().len() <= STATUSES_BYTES_MAX
+        {
+            asked.bytes += status.get().len();
             asked.answers.insert(worker, status);
         }
         self.status_not_coming(socket);
@@ -214,8 +227,9 @@ impl Task {
 
     pub(super) fn answer_status(&mut self) {
         let Some(asked) = self.asked.take() else { return };
+        let answers = Arc::new(asked.answers);
         for reply in asked.replies {
-            let _ = reply.send(asked.answers.clone());
+            let _ = reply.send(Arc::clone(&answers));
         }
     }
 }

@@ -67,7 +67,7 @@ impl Task {
                 self.view = Some(view);
             }
         }
-        self.tell_whole();
+        [Role::Client, Role::Worker].into_iter().for_each(|role| self.tell_whole(role));
         ControlFlow::Continue(())
     }
 
@@ -99,12 +99,12 @@ impl Task {
                 self.load_result(*job);
                 self.changed(*job);
             }
-            Event::JobCancelled { .. } | Event::JobReplaced { .. } => self.want_whole(self.times.whole_every),
+            Event::JobCancelled { .. } | Event::JobReplaced { .. } => self.withdrawn(),
             Event::JobDeleted { job } => {
                 self.load_deleted(*job);
-                self.want_whole(self.times.whole_every);
+                self.withdrawn();
             }
-            Event::JobRemoved { .. } => self.want_whole(self.times.whole_for_leavers_every),
+            Event::JobRemoved { .. } => self.left(),
             Event::WorkerJoined { .. }
             | Event::WorkerLeft { .. }
             | Event::PresenceReset {}

@@ -383,6 +383,57 @@ fn a_superseded_job_that_has_waited_long_gets_a_grace() {
 }
 
 #[test]
+fn a_grace_is_not_prolonged_by_what_comes_later_and_ends_with_its_reason() {
+    let mut bench = Bench::new();
+    bench.submit(1, "doc");
+    bench.now = bench.now.plus(60_001);
+    bench.submit(2, "doc");
+    let must_leave_at = bench.now.plus(8_000);
+    for newer in 3..7 {
+        bench.after(1_500);
+        bench.submit(newer, "doc");
+        assert_eq!(bench.core.due(), Some(must_leave_at), "and the young one before it went at once");
+    }
+    assert!(bench.job(1).unwrap().is_live());
+    bench.after(2_000);
+    assert_eq!(bench.status(1), Some(&Status::Replaced { by: job(6) }));
+    // Whoever asks for it again is not superseded, and gets a grace of its own when it is.
+    bench.now = bench.now.plus(30_000);
+    bench.submit(7, "doc");
+    assert_eq!(bench.core.due(), Some(bench.now.plus(4_000)));
+    bench.submit(6, "doc");
+    assert_eq!(bench.status(7), Some(&Status::Replaced { by: job(6) }), "it is young");
+    bench.now = bench.now.plus(10_000);
+    bench.submit(8, "doc");
+    assert_eq!(bench.core.due(), Some(bench.now.plus(4_000)));
+    // After a restart of the broker a grace ends at the same moment or is given anew, but it ends.
+    bench.restart();
+    let due = bench.core.due().unwrap();
+    assert!(due <= bench.now.plus(8_000));
+    bench.after(due.since(bench.now));
+    assert_eq!(bench.status(6), Some(&Status::Replaced { by: job(8) }));
+}
+
+#[test]
+fn all_whose_grace_is_over_leave_in_one_step_and_each_as_itself() {
+    let mut bench = Bench::new();
+    for name in ["a", "b"] {
+        bench.submit(1, name);
+    }
+    bench.submit(2, "c");
+    bench.now = bench.now.plus(60_001);
+    for (newer, name) in [(3, "a"), (4, "b"), (5, "c")] {
+        bench.submit(newer, name);
+    }
+    assert!(bench.after(7_999).records.is_empty());
+    let left = bench.after(1).records.len();
+    assert_eq!(left, 5, "three left a namespace, and with that two are gone");
+    assert_eq!(bench.status(1), Some(&Status::Replaced { by: job(4) }));
+    assert_eq!(bench.status(2), Some(&Status::Replaced { by: job(5) }));
+    assert_eq!(bench.core.due(), bench.core.due().filter(|due| *due > bench.now), "nothing is left to do now");
+}
+
+#[test]
 fn a_replaced_job_that_others_want_goes_on() {
     let mut bench = Bench::new();
     bench.submit(1, "doc");
@@ -406,6 +457,20 @@ fn a_finished_job_asked_for_again_is_answered_from_its_result_also_after_it_left
     let recalled = bench.job(1).unwrap();
     assert!(matches!(recalled.status, Status::Finished { outcome: RunOutcome::Success, .. }));
     assert_eq!(recalled.run, 1);
+}
+
+#[test]
+fn a_job_that_is_asked_for_again_after_it_left_stays_as_long_as_one_that_has_just_ended() {
+    let mut bench = Bench::new();
+    bench.connect(1, "w");
+    bench.claim(1, 1, 0);
+    bench.submit(1, "_");
+    bench.finish(1, 1, 1).unwrap();
+    bench.after(3_600_000);
+    let ended = bench.submit(1, "_").records;
+    assert_eq!(ended.len(), 1, "it is recalled");
+    assert!(!names(&bench.after(59_999)).contains(&"JobRemoved"), "whoever asked gets to see it");
+    assert!(names(&bench.after(1)).contains(&"JobRemoved"));
 }
 
 #[test]
@@ -492,4 +557,43 @@ fn a_job_that_failed_runs_again_when_that_is_asked_for_and_only_then() {
             assert!(!names(&bench.submit_as(1, "b", Needs::default(), 0, true).unwrap()).contains(&"JobQueued"));
         }
     }
+}
+
+fn wanted_by(bench: &Bench, number: u8) -> Vec<String> {
+    bench.job(number).unwrap().namespaces.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_job_that_runs_again_is_still_wanted_by_all_who_have_asked_for_nothing_newer() {
+    let mut bench = Bench::new();
+    bench.submit(1, "a");
+    bench.submit(1, "b");
+    bench.submit(1, "_");
+    bench.connect(1, "w");
+    bench.claim(1, 1, 0);
+    bench.end(1, 1, 1, RunOutcome::Error, None).unwrap();
+    let full = bench.submit_as(1, "c", Needs::default(), 0, true).unwrap_err();
+    assert_eq!(full, Rejection::NamespacesFull { namespaces_max: 3 });
+    bench.submit(2, "b");
+    let again = bench.submit_as(1, "a", Needs::default(), 0, true).unwrap();
+    assert_eq!(names(&again), ["JobQueued", "NamespaceJoined"]);
+    assert_eq!(wanted_by(&bench, 1), ["_", "a"], "b has asked for another job since");
+    assert!(bench.job(2).unwrap().is_live());
+    // Whoever asked for it again may leave it again: it goes on for the other.
+    bench.handle(Command::Cancel { job: job(1), scope: one("a"), message: None }).unwrap();
+    assert!(bench.job(1).unwrap().is_live());
+    assert_eq!(wanted_by(&bench, 1), ["_"]);
+}
+
+#[test]
+fn to_ask_again_for_a_job_that_waits_or_runs_is_to_want_it_too() {
+    let mut bench = Bench::new();
+    bench.submit(1, "a");
+    assert_eq!(names(&bench.submit_as(1, "b", Needs::default(), 0, true).unwrap()), ["NamespaceJoined"]);
+    bench.connect(1, "w");
+    bench.claim(1, 1, 0);
+    assert_eq!(names(&bench.submit_as(1, "b", Needs::default(), 0, true).unwrap()), Vec::<&str>::new());
+    assert_eq!(names(&bench.submit_as(1, "_", Needs::default(), 0, true).unwrap()), ["NamespaceJoined"]);
+    assert_eq!(bench.job(1).unwrap().run, 1);
+    assert_eq!(wanted_by(&bench, 1), ["_", "a", "b"]);
 }

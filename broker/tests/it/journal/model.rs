@@ -61,13 +61,13 @@ impl Model {
         let queue = self.queue();
         let (mut records, mut archives) = (Vec::new(), Vec::new());
         for event in events {
+            let seq = self.state.head().seq + 1;
+            let at_ms = UnixMillis(1_000_000 + seq * 10);
             if let Event::JobRemoved { job } = event {
-                let archived = Archived::of(self.state.job(job).unwrap());
+                let archived = Archived::of(self.state.job(job).unwrap(), at_ms);
                 archives.push((job, archived.clone()));
                 self.archived.insert(job, archived);
             }
-            let seq = self.state.head().seq + 1;
-            let at_ms = UnixMillis(1_000_000 + seq * 10);
             let bytes: Arc<[u8]> = Record { v: RECORD_VERSION, seq, at_ms, event }.encode().into();
             self.state.apply_bytes(&bytes).unwrap();
             self.past.push(self.state.clone());

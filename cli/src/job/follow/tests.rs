@@ -108,7 +108,7 @@ fn statuses(told: &[Told]) -> Vec<&'static str> {
 }
 
 fn follow() -> Follow {
-    Follow::new(JOB, &[LogKind::Run], 0)
+    Follow::new(JOB, &[(LogKind::Run, 0)])
 }
 
 #[test]
