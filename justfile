@@ -29,7 +29,7 @@ bench *args:
   cargo build --locked --release -p gridsocket --bin gridsocket --example bench
   ${CARGO_TARGET_DIR:-target}/release/examples/bench {{args}}
 
-# what takes longer than a test may: kill | powercut | flips | watch | storm | fair | grid
+# what takes longer than a test may: kill | powercut | flips | watch | storm | fair | grid | conformance
 soak *args:
   cargo build --locked --release -p gridsocket --bins --example soak --example powercut_writer --example powercut_checker
   "${CARGO_TARGET_DIR:-target}/release/examples/soak" {{args}}

@@ -20,6 +20,7 @@ mod life;
 mod lives;
 #[path = "../soak/open_files.rs"]
 mod open_files;
+mod original;
 mod pages;
 mod peers;
 mod process;
@@ -66,11 +67,30 @@ struct Args {
     /// Used by this program itself: the floors' server, on these two ports.
     #[arg(long, hide = true, num_args = 2, value_names = ["HTTP", "SOCKET"])]
     floor_server: Option<Vec<u16>>,
+    /// Used by this program itself: a broker on this port whose changes are gathered for so many milliseconds.
+    #[arg(long, hide = true, num_args = 2, value_names = ["PORT", "MS"])]
+    original_broker: Option<Vec<u16>>,
+    /// Used by this program itself: the original's way of telling, on this port, of so many jobs.
+    #[arg(long, hide = true, num_args = 2, value_names = ["PORT", "JOBS"])]
+    original_sender: Option<Vec<u16>>,
 }
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 12] =
-    ["idle", "rest", "socket", "bulk", "life", "dispatch", "wire", "fanout", "restart", "replay", "container", "peers"];
+const PARTS: [&str; 13] = [
+    "idle",
+    "rest",
+    "socket",
+    "bulk",
+    "life",
+    "dispatch",
+    "wire",
+    "fanout",
+    "original",
+    "restart",
+    "replay",
+    "container",
+    "peers",
+];
 
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,6 +143,14 @@ fn main() -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         return runtime.block_on(floors::serve(http, socket));
     }
+    if let Some(&[port, gather_ms]) = args.original_broker.as_deref() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        return runtime.block_on(original::serve_broker(port, gather_ms, &args.data));
+    }
+    if let Some(&[port, jobs]) = args.original_sender.as_deref() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        return runtime.block_on(original::serve_as_the_original(port, jobs.into()));
+    }
     // One thread: the load generator takes at most one of the two cores, and no lock.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure(args))
 }
@@ -155,6 +183,7 @@ async fn measure(args: Args) -> anyhow::Result<()> {
             "dispatch" => lives::dispatch(&mut bench).await,
             "wire" => wire::measure(&mut bench).await,
             "fanout" => fanout::measure(&mut bench).await,
+            "original" => original::measure(&mut bench).await,
             "restart" => restart::measure(&mut bench).await,
             "replay" => restart::replay(&mut bench),
             "container" => container::measure(&mut bench).await,

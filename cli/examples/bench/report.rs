@@ -174,6 +174,7 @@ fn title(part: &str) -> &str {
         "dispatch" => "From submission to grant",
         "wire" => "What a change costs each subscriber",
         "fanout" => "A thousand watchers",
+        "original" => "Pages of the original's kind",
         "restart" => "Starting with a long log",
         "replay" => "Replay",
         "container" => "Container jobs",

@@ -27,6 +27,7 @@ mod workers;
 
 mod changes;
 mod collector;
+mod conformance;
 mod containers;
 mod fair;
 mod flips;
@@ -34,6 +35,7 @@ mod grid;
 mod hands;
 mod kill;
 mod lives;
+mod logs;
 mod open_files;
 mod populate;
 mod powercut;
@@ -72,6 +74,10 @@ enum Command {
     Fair(fair::Args),
     /// Kill broker and workers at random for ten minutes
     Grid(grid::Args),
+    /// Drive the broker as the original's workers, pages and command lines do
+    Conformance(conformance::Args),
+    /// Write a million lines of log and read them in every way, while the broker's memory stays as it is
+    Logs(logs::Args),
     /// Flip single bytes of a store, and see that each is found and handled
     Flips(flips::Args),
 }
@@ -95,6 +101,8 @@ fn main() -> ExitCode {
             Command::Storm(args) => storm::run(args).await,
             Command::Fair(args) => fair::run(args).await,
             Command::Grid(args) => grid::run(args).await,
+            Command::Conformance(args) => conformance::run(args).await,
+            Command::Logs(args) => logs::run(args).await,
             Command::Flips(args) => flips::run(&args).await,
         }
     });
