@@ -9,6 +9,7 @@ mod hello;
 mod inbound;
 mod logs;
 mod outbound;
+pub(crate) mod patient;
 mod wire;
 
 use std::sync::atomic::Ordering;

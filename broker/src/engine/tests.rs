@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protocol::event::Via;
-use protocol::id::{QueueKey, QueueName};
+use protocol::id::{Digest, QueueKey, QueueName};
 use protocol::native::{Callbacks, FromBroker, Hello};
 use protocol::queue::QueueState;
 use protocol::raw::RawJson;

@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt};
+use futures_util::Sink;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::line::{Item, Items, Newest, Whole};
-
-/// A peer that takes nothing for this long is gone, wherever it hangs.
-const WRITE_WITHIN: Duration = Duration::from_secs(30);
+use crate::session::patient::{Ended, FRAGMENT_BYTES, Patient};
 
 /// How often the server pings: twice within the silence that is allowed even when one is lost.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -20,14 +18,8 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 /// Messages fed before a flush: bounds how long the first waits for the last.
 const MESSAGES_PER_FLUSH: usize = 64;
 
-/// The largest frame that is sent, in bytes; larger messages leave in fragments, so that a slow socket's buffer holds one.
-const FRAGMENT_BYTES: usize = 64 * 1024;
-
-/// Why a socket's sending half ended.
-struct Ended;
-
 struct Sending<W> {
-    sink: W,
+    sink: Patient<W>,
     newest: Newest,
     /// The version of the last whole state that was sent: news up to it are not.
     sent: Option<u64>,
@@ -38,7 +30,7 @@ pub(super) async fn run<W>(sink: W, mut items: Items, newest: Newest)
 where
     W: Sink<Message> + Unpin,
 {
-    let mut sending = Sending { sink, newest, sent: None };
+    let mut sending = Sending { sink: Patient::new(sink), newest, sent: None };
     let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
     loop {
         let sent = tokio::select! {
@@ -46,8 +38,8 @@ where
                 Some(first) => sending.round(first, &mut items).await,
                 None => sending.close().await,
             },
-            _ = pings.tick() => match sending.feed(Message::Ping(Bytes::new())).await {
-                Ok(()) => sending.flush().await,
+            _ = pings.tick() => match sending.sink.feed(Message::Ping(Bytes::new())).await {
+                Ok(()) => sending.sink.flush().await,
                 ended => ended,
             },
         };
@@ -81,20 +73,20 @@ impl<W: Sink<Message> + Unpin> Sending<W> {
             let Some(next) = items.next_if_any() else { break };
             item = next;
         }
-        self.flush().await
+        self.sink.flush().await
     }
 
     async fn text(&mut self, text: Utf8Bytes) -> Result<(), Ended> {
         if text.len() <= FRAGMENT_BYTES {
-            return self.feed(Message::Text(text)).await;
+            return self.sink.feed(Message::Text(text)).await;
         }
         let mut payload = Bytes::from(text);
         let mut kind = Data::Text;
         while !payload.is_empty() {
             let fragment = payload.split_to(FRAGMENT_BYTES.min(payload.len()));
             let fragment = Frame::message(fragment, OpCode::Data(kind), payload.is_empty());
-            self.feed(Message::Frame(fragment)).await?;
-            self.flush().await?;
+            self.sink.feed(Message::Frame(fragment)).await?;
+            self.sink.flush().await?;
             kind = Data::Continue;
         }
         Ok(())
@@ -103,24 +95,9 @@ impl<W: Sink<Message> + Unpin> Sending<W> {
     /// Says goodbye: the peer comes back to a broker that is there again.
     async fn close(&mut self) -> Result<(), Ended> {
         let close = CloseFrame { code: CloseCode::Away, reason: Utf8Bytes::default() };
-        self.feed(Message::Close(Some(close))).await?;
-        self.flush().await?;
+        self.sink.feed(Message::Close(Some(close))).await?;
+        self.sink.flush().await?;
         Err(Ended)
-    }
-
-    async fn feed(&mut self, message: Message) -> Result<(), Ended> {
-        within(self.sink.feed(message)).await
-    }
-
-    async fn flush(&mut self) -> Result<(), Ended> {
-        within(self.sink.flush()).await
-    }
-}
-
-async fn within<E>(step: impl Future<Output = Result<(), E>>) -> Result<(), Ended> {
-    match tokio::time::timeout(WRITE_WITHIN, step).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(Ended),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt};
+use futures_util::Sink;
 use protocol::codec::Encoding;
 use protocol::native::{FromBroker, HeldRun, StopReason};
 use tokio::sync::{Semaphore, mpsc};
@@ -14,20 +14,15 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, O
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
+use super::patient::{Ended, FRAGMENT_BYTES, Patient};
 use super::wire::Direct;
 use crate::engine::outbox::{Outgoing, UNANSWERED_MAX};
-
-/// A peer that takes nothing for this long is gone, wherever it hangs.
-const WRITE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Frames fed before a flush: bounds how long the first waits for the last.
 const FRAMES_PER_FLUSH: usize = 256;
 
 /// How many orders to stop are remembered for grants that they overtook: more than grants that can be unseen.
 const EARLY_STOPS_MAX: usize = 1024;
-
-/// The largest frame that is sent, in bytes; larger messages leave in fragments.
-const FRAGMENT_BYTES: usize = 64 * 1024;
 
 /// Payloads up to this many bytes go through the socket's buffer; larger ones go past it.
 const BUFFERED_BYTES_MAX: usize = 4096;
@@ -138,12 +133,9 @@ pub(super) fn frame(encoding: Encoding, payload: Bytes) -> Message {
     }
 }
 
-/// Why a socket's sending half ended.
-struct Ended;
-
 /// The sending half of a socket; each step is given [`WRITE_WITHIN`].
 struct Sending<W> {
-    sink: W,
+    sink: Patient<W>,
     direct: Direct,
     shared: Shared,
     encoding: Encoding,
@@ -160,7 +152,7 @@ pub(super) async fn run<W>(
 ) where
     W: Sink<Message> + Unpin,
 {
-    let mut sending = Sending { sink, direct, shared, encoding };
+    let mut sending = Sending { sink: Patient::new(sink), direct, shared, encoding };
     let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + ping_every, ping_every);
     loop {
         let sent = tokio::select! {
@@ -168,8 +160,8 @@ pub(super) async fn run<W>(
                 Some(first) => sending.round(first, &mut line).await,
                 None => return,
             },
-            _ = pings.tick() => match sending.feed(Message::Ping(Bytes::new())).await {
-                Ok(()) => sending.flush().await,
+            _ = pings.tick() => match sending.sink.feed(Message::Ping(Bytes::new())).await {
+                Ok(()) => sending.sink.flush().await,
                 ended => ended,
             },
         };
@@ -194,8 +186,8 @@ impl<W: Sink<Message> + Unpin> Sending<W> {
                     let close = CloseFrame { code: CloseCode::Away, reason: code.clone().into() };
                     let rejected = FromBroker::Rejected { req: None, code, message };
                     self.payload(self.encoding.encode(&rejected).into()).await?;
-                    self.feed(Message::Close(Some(close))).await?;
-                    self.flush().await?;
+                    self.sink.feed(Message::Close(Some(close))).await?;
+                    self.sink.flush().await?;
                     return Err(Ended);
                 }
             }
@@ -205,7 +197,7 @@ impl<W: Sink<Message> + Unpin> Sending<W> {
             let Ok(next) = line.try_recv() else { break };
             outgoing = next;
         }
-        self.flush().await
+        self.sink.flush().await
     }
 
     async fn message(&mut self, message: &FromBroker) -> Result<(), Ended> {
@@ -221,10 +213,10 @@ impl<W: Sink<Message> + Unpin> Sending<W> {
     /// that a snapshot that many sockets wait for is not copied for each.
     async fn payload(&mut self, mut payload: Bytes) -> Result<(), Ended> {
         if payload.len() <= BUFFERED_BYTES_MAX {
-            return self.feed(frame(self.encoding, payload)).await;
+            return self.sink.feed(frame(self.encoding, payload)).await;
         }
         // What was fed before goes first.
-        self.flush().await?;
+        self.sink.flush().await?;
         let mut kind = match self.encoding {
             Encoding::MessagePack => Data::Binary,
             Encoding::Json => Data::Text,
@@ -232,25 +224,10 @@ impl<W: Sink<Message> + Unpin> Sending<W> {
         while !payload.is_empty() {
             let fragment = payload.split_to(FRAGMENT_BYTES.min(payload.len()));
             self.direct.put(OpCode::Data(kind), payload.is_empty(), fragment);
-            self.flush().await?;
+            self.sink.flush().await?;
             kind = Data::Continue;
         }
         Ok(())
-    }
-
-    async fn feed(&mut self, message: Message) -> Result<(), Ended> {
-        within(self.sink.feed(message)).await
-    }
-
-    async fn flush(&mut self) -> Result<(), Ended> {
-        within(self.sink.flush()).await
-    }
-}
-
-async fn within<E>(step: impl Future<Output = Result<(), E>>) -> Result<(), Ended> {
-    match tokio::time::timeout(WRITE_WITHIN, step).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(Ended),
     }
 }
 

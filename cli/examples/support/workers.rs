@@ -83,42 +83,35 @@ struct Worker {
     poisoned: bool,
 }
 
+impl Worker {
+    fn new(load: &Load, queue: String, id: WorkerId, random: Random) -> Self {
+        Self {
+            load: load.clone(),
+            queue,
+            id,
+            random,
+            held: BTreeMap::new(),
+            last_req: 0,
+            mortality: None,
+            dies: Instant::now() + FAR,
+            back: None,
+            poisoned: false,
+        }
+    }
+}
+
 /// Claims, holds and finishes runs until the load stops.
 pub(crate) async fn work(load: Load, queue: String, id: WorkerId, mut random: Random, holds: Vec<HeldRun>) {
     let held = |run| (run, Held { ends: Instant::now() + random.millis(0, 500), result: None, reported: None });
     let held = holds.into_iter().map(held).collect();
-    let (mortality, dies) = (None, Instant::now() + FAR);
-    let mut worker = Worker {
-        load: load.clone(),
-        queue,
-        id,
-        random,
-        held,
-        last_req: 0,
-        mortality,
-        dies,
-        back: None,
-        poisoned: false,
-    };
+    let mut worker = Worker { held, ..Worker::new(&load, queue, id, random) };
     load.keep(&mut worker, Worker::connection).await;
 }
 
 /// The same with a worker that dies now and then.
 pub(crate) async fn work_and_die(load: Load, queue: String, id: WorkerId, mut random: Random, mortality: Mortality) {
-    let (held, dies) = (BTreeMap::new(), mortality.next(&mut random));
-    let mortality = Some(mortality);
-    let mut worker = Worker {
-        load: load.clone(),
-        queue,
-        id,
-        random,
-        held,
-        last_req: 0,
-        mortality,
-        dies,
-        back: None,
-        poisoned: false,
-    };
+    let dies = mortality.next(&mut random);
+    let mut worker = Worker { mortality: Some(mortality), dies, ..Worker::new(&load, queue, id, random) };
     load.keep(&mut worker, Worker::connection).await;
 }
 
