@@ -23,13 +23,17 @@ check: && deny
 deny:
   @if command -v cargo-deny >/dev/null; then cargo deny --config .deny.toml check; else echo "skipped: cargo-deny is not installed (cargo install cargo-deny)"; fi
 
+# the container images gridsocket/worker and gridsocket/broker, in the Docker Engine (--debug, --tag T)
+image *args:
+  deploy/image {{args}}
+
 # speeds beside their floors and peers, in one run; see docs/performance.md
 bench *args:
   deploy/bench-peers {{args}}
   cargo build --locked --release -p gridsocket --bin gridsocket --example bench
   ${CARGO_TARGET_DIR:-target}/release/examples/bench {{args}}
 
-# what takes longer than a test may: kill | powercut | flips | watch | storm | fair | grid | conformance
+# what takes longer than a test may: kill | powercut | flips | watch | storm | fair | grid | conformance | logs
 soak *args:
   cargo build --locked --release -p gridsocket --bins --example soak --example powercut_writer --example powercut_checker
   "${CARGO_TARGET_DIR:-target}/release/examples/soak" {{args}}

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use protocol::exposition::Times;
+
 /// Up to how many microseconds each step counts: from what the fastest disks need for a sync to what is alarming on any.
 const STEPS_US: [u64; 14] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
@@ -13,17 +15,6 @@ pub(crate) struct Histogram {
     steps: [AtomicU64; STEPS_US.len()],
     count: AtomicU64,
     sum_us: AtomicU64,
-}
-
-/// What a histogram holds at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    /// How many took at most so many microseconds, step by step, each with those of the steps before.
-    pub steps: Vec<(u64, u64)>,
-    /// How many there were.
-    pub count: u64,
-    /// How long they took together, in microseconds.
-    pub sum_us: u64,
 }
 
 impl Histogram {

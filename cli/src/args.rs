@@ -6,14 +6,23 @@
 
 pub(crate) mod audit;
 mod blobs;
+mod broker;
+pub(crate) mod doctor;
+mod files;
+pub(crate) mod healthcheck;
 mod images;
 pub(crate) mod job;
 pub(crate) mod local;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod setting;
+pub(crate) mod standalone;
+pub(crate) mod top;
+pub(crate) mod upgrade;
 pub(crate) mod webhooks;
 pub(crate) mod worker;
+
+use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
@@ -36,24 +45,46 @@ pub(crate) enum Command {
     Serve(serve::Args),
     /// Run a worker: take jobs from a queue and run them in containers
     Run(run::Args),
+    /// See whether a worker works here: machine, container engine, broker, each finding with what to do; takes what `run` takes
+    Doctor(doctor::Args),
+    /// Look after workers that run in containers
+    Worker(upgrade::Worker),
+    /// Show what the worker on this machine does: slots, GPUs, running jobs, last results
+    Top(top::Args),
     /// Submit jobs and see what became of them
     Job(job::Args),
     /// Read a queue's event log: what happened, is it intact, what was the state at a time
     Audit(audit::Args),
+    /// Ask what serves on this machine whether it is well, and end with 0 or 1: for images that hold this program alone
+    Healthcheck(healthcheck::Args),
     /// Print what a queue's webhooks are signed with; nothing is asked, it is computed from the name
     WebhookSecret(webhooks::Secret),
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  gridsocket local                                      a whole grid here: http://localhost:8000
-  gridsocket job add local -c 'echo hello' --wait       a command in a container, and its output
-  gridsocket job add local --file main.py --image python:3.12-slim -c 'python /inputs/main.py' -w
-  gridsocket serve --listen 0.0.0.0:8000                a broker for others
-  gridsocket run my-secret-queue --api-address http://broker.example:8000 --cpus 4
+  gridsocket local                            a grid: http://localhost:8000
+  gridsocket job add local -c 'echo hello' -w a command in a container
+  gridsocket job add local -i python:3.12-slim -c 'python -V' -w
+  gridsocket serve --listen 0.0.0.0:8000      a broker for others
+  gridsocket run my-secret-queue -a http://broker.example:8000 --cpus 4
 
-A queue is a name in a URL and exists when it is first used. Whoever knows the name may use the
-queue: for anything but `local`, take one that cannot be guessed.";
+A queue is a name in a URL and exists when it is first used. Whoever knows the
+name may use the queue: for anything but `local`, take one that cannot be
+guessed.";
+
+/// The words of the command line, with the `run` that the first deployments' leave out: theirs begin with an option.
+pub(crate) fn words(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = given.collect();
+    let is_old = |word: &OsString| {
+        let word = word.to_string_lossy();
+        word.starts_with('-') && !matches!(&*word, "-" | "--" | "-h" | "--help" | "-V" | "--version")
+    };
+    if words.get(1).is_some_and(is_old) {
+        words.insert(1, "run".into());
+    }
+    words
+}
 
 /// The folder under which this program keeps data that should outlive a reboot.
 pub(crate) fn data_home(env: Env<'_>) -> std::path::PathBuf {
@@ -73,6 +104,22 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_line_that_begins_with_an_option_is_a_workers() {
+        let words = |line: &str| {
+            let words = words(line.split(' ').map(OsString::from)).into_iter();
+            words.map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        let oldest = "gridsocket --cpus=2 --queue=public1 --gpus=true";
+        assert_eq!(words(oldest), "gridsocket run --cpus=2 --queue=public1 --gpus=true");
+        assert_eq!(words("gridsocket -c 2 q"), "gridsocket run -c 2 q");
+        for line in ["gridsocket", "gridsocket run q", "gridsocket -h", "gridsocket --version", "gridsocket -V", "g -"]
+        {
+            assert_eq!(words(line), line);
+        }
+        assert!(Cli::try_parse_from(super::words(oldest.split(' ').map(OsString::from)).iter()).is_ok());
     }
 
     /// The variables that a command's help and its subcommands' name.

@@ -29,7 +29,7 @@ use protocol::id::{JobId, UnixMillis};
 use protocol::json::{self, Value};
 use protocol::native::{LogKind, LogLine};
 
-use crate::args::job::{AddSettings, Await, Cancel, Command, Explain, Kind, Logs, Source, Target};
+use crate::args::job::{AddSettings, Await, Cancel, Command, Explain, Kind, Logs, Source, Spec, Target};
 use crate::args::{Env, UsageError};
 use crate::exit;
 use crate::progress::{Console, print, say};
@@ -65,6 +65,20 @@ pub(crate) async fn command(command: &Command, env: Env<'_>) -> anyhow::Result<E
         }
         Command::Cancel(options) => run_cancel(options, env).await,
         Command::Explain(options) => run_explain(options, env).await,
+        Command::Run(other) => Err(other.refusal("run", "write `gridsocket job add <queue> --wait …`").into()),
+        Command::Outputs(other) => {
+            Err(other.refusal("outputs", "write `gridsocket job await <queue> <job> --output-dir DIR`").into())
+        }
+        Command::Upload(other) => Err(other
+            .refusal(
+                "upload",
+                "files are sent with the job that needs them: `gridsocket job add <queue> --file FILE …`",
+            )
+            .into()),
+        Command::Status(other) => Err(other.refusal("status", "write `gridsocket job ls <queue>`").into()),
+        Command::Url(other) => Err(other
+            .refusal("url", "the page at the broker's address shows a queue's jobs once they are submitted")
+            .into()),
         Command::Ls(ls) => {
             let target = ls.settings(env)?;
             let jobs = Api::new(&target.api)?.list(&target.queue).await?;
@@ -90,7 +104,7 @@ async fn run_add(settings: &AddSettings) -> anyhow::Result<ExitCode> {
         Source::Stdin => definition_from_stdin().await?,
         Source::Flags(spec) => {
             let inputs = upload::inputs(&api, &spec.files).await?;
-            let definition = define::definition(spec, &inputs);
+            let definition = define::definition(&with_dockerfile(Spec::clone(spec))?, &inputs);
             let text = json::to_json(&definition);
             (definition, text)
         }
@@ -116,11 +130,25 @@ async fn run_add(settings: &AddSettings) -> anyhow::Result<ExitCode> {
         "the broker calls the job {accepted}, but its definition is {id}: one of the two is out of date"
     );
     if !settings.wait {
+        if settings.output_dir.is_some() {
+            say("without --wait no result files are fetched; `gridsocket job await` does that later");
+        }
         print(&id.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
     say(&format!("job {id}"));
     to_the_end(&api, &settings.target, id, logs, settings.output_dir.as_deref()).await
+}
+
+/// With the text of the Dockerfile that it names.
+fn with_dockerfile(mut spec: Spec) -> anyhow::Result<Spec> {
+    if let Some(build) = &mut spec.build
+        && let Some(path) = build.dockerfile.take()
+    {
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        build.fields.push(("dockerfile", text));
+    }
+    Ok(spec)
 }
 
 /// Where the logs of a job that has failed end: what it printed then is not what it prints when it runs again.

@@ -6,40 +6,39 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use broker::Broker;
-use broker::config::{Config, Flavour, LOCAL_QUEUE};
+use broker::config::LOCAL_QUEUE;
 use worker::{ShutdownMode, shutdown_pair};
 
 use crate::args::local::{Settings, own_address};
 use crate::progress::{print, say};
 use crate::run::{intention, jobs};
 use crate::serve::{Signals, listen, stop};
+use crate::top::Asks;
 
 /// Serves and works until SIGINT or SIGTERM, or until one of the two cannot go on.
 pub(crate) async fn local(settings: Settings) -> anyhow::Result<ExitCode> {
-    let Settings { listen: address, port, broker_data, webhooks, mut worker, on_exit, debug: _ } = settings;
-    let mut signals = Signals::new()?;
+    let Settings { listen: address, port, broker: config, data, mut worker, on_exit, debug: _, console } = settings;
+    let signals = Signals::new()?;
     let listener = listen(SocketAddr::new(address, port), "--port")?;
-    let mut config = Config::new(&broker_data);
-    config.flavour = Flavour::Local;
-    config.webhooks = webhooks;
-    let broker =
-        Broker::start(config, listener).await.with_context(|| format!("cannot serve {}", broker_data.display()))?;
+    let folder = config.data.display().to_string();
+    let broker = Broker::start(config, listener).await.with_context(|| format!("cannot serve {folder}"))?;
     let at = broker.addr();
     worker.api = own_api(at);
-    greet(at, worker.cpus, &broker_data.parent().unwrap_or(&broker_data).display().to_string())?;
+    greet(at, worker.cpus, &data.display().to_string())?;
 
+    let mut signals = Asks::with(signals, console, &worker.data_directory, &intention(on_exit))?;
     let (handle, shutdown) = shutdown_pair();
     let mut working = std::pin::pin!(worker::run(worker, shutdown));
     let ended: anyhow::Result<()> = tokio::select! {
         ended = &mut working => ended.map(drop).map_err(Into::into),
         error = broker.failed() => Err(error.into()),
         name = signals.next() => {
-            say(&format!("{name}: {}", intention(on_exit)));
+            signals.say(&format!("{name}: {}", intention(on_exit)));
             handle.request(on_exit);
             tokio::select! {
                 ended = &mut working => ended.map(drop).map_err(Into::into),
                 name = signals.next() => {
-                    say(&format!("{name}: {}", intention(ShutdownMode::Leave)));
+                    signals.say(&format!("{name}: {}", intention(ShutdownMode::Leave)));
                     handle.request(ShutdownMode::Leave);
                     working.await.map(drop).map_err(Into::into)
                 }

@@ -7,7 +7,9 @@
 
 mod args;
 mod audit;
+mod doctor;
 mod exit;
+mod healthcheck;
 mod job;
 mod local;
 mod logging;
@@ -15,6 +17,9 @@ mod progress;
 mod run;
 mod serve;
 mod socket;
+mod standalone;
+mod top;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -28,7 +33,7 @@ use args::{Cli, Command, process_env};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(args::words(std::env::args_os()));
     let Some(command) = cli.command else {
         // Asked nothing, it says what it can do; that is no mistake.
         return match Cli::command().print_help() {
@@ -56,15 +61,25 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             serve::serve(settings).await
         }
         Command::Run(args) => match args.settings(env)? {
-            args::run::Settings::Remote(settings) => {
-                logging::start(env, settings.debug)?;
-                run::run(settings).await
+            args::run::Settings::Remote(mut settings) => {
+                logging::start_worker(env, settings.debug, settings.console.format, &settings.worker.recent)?;
+                let own = args::standalone::settings(env)?;
+                if own.is_some() {
+                    settings.on_exit = args::standalone::Settings::on_exit(settings.on_exit);
+                }
+                standalone::around(own, run::run(*settings)).await
             }
-            args::run::Settings::Local(settings) => start_local(settings).await,
+            args::run::Settings::Local(settings) => start_local(*settings).await,
         },
         Command::Local(args) => start_local(args.settings(env)?).await,
         Command::Job(args) => job::command(&args.command, env).await,
         Command::Audit(args) => audit::command(&args.command, env).await,
+        Command::Healthcheck(args) => healthcheck::healthcheck(args.address(env)?).await,
+        Command::Doctor(args) => doctor::doctor(args.settings(env)?).await,
+        Command::Worker(args) => match args.command {
+            args::upgrade::Command::Upgrade(args) => upgrade::run(&args.settings(env)?).await,
+        },
+        Command::Top(args) => top::top(args.settings(env)?).await,
         Command::WebhookSecret(args) => {
             progress::print(&broker::webhooks::Secret::of(&args.queue()?).text())?;
             Ok(ExitCode::SUCCESS)
@@ -72,9 +87,13 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn start_local(settings: args::local::Settings) -> anyhow::Result<ExitCode> {
-    logging::start(&process_env, settings.debug)?;
-    local::local(settings).await
+async fn start_local(mut settings: args::local::Settings) -> anyhow::Result<ExitCode> {
+    logging::start_worker(&process_env, settings.debug, settings.console.format, &settings.worker.recent)?;
+    let own = args::standalone::settings(&process_env)?;
+    if own.is_some() {
+        settings.on_exit = args::standalone::Settings::on_exit(settings.on_exit);
+    }
+    standalone::around(own, local::local(settings)).await
 }
 
 /// Chooses the one cryptography provider of the process. A second call changes nothing.

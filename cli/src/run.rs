@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use worker::{ShutdownMode, shutdown_pair};
 
 use crate::args::run::Remote;
-use crate::progress::{print, say};
-use crate::serve::Signals;
+use crate::progress::print;
+use crate::top::Asks;
 
 /// Works until SIGINT or SIGTERM. A second signal does not wait for runs any more.
 pub(crate) async fn run(settings: Remote) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::new()?;
     let config = &settings.worker;
     let queues = match config.queues.len() {
         1 => String::new(),
@@ -22,17 +21,18 @@ pub(crate) async fn run(settings: Remote) -> anyhow::Result<ExitCode> {
         config.api,
         config.data_directory.display()
     ))?;
+    let mut signals = Asks::new(settings.console, &config.data_directory, &intention(settings.on_exit))?;
     let (handle, shutdown) = shutdown_pair();
     let mut working = std::pin::pin!(worker::run(settings.worker, shutdown));
     let ended = tokio::select! {
         ended = &mut working => ended,
         name = signals.next() => {
-            say(&format!("{name}: {}", intention(settings.on_exit)));
+            signals.say(&format!("{name}: {}", intention(settings.on_exit)));
             handle.request(settings.on_exit);
             tokio::select! {
                 ended = &mut working => ended,
                 name = signals.next() => {
-                    say(&format!("{name}: {}", intention(ShutdownMode::Leave)));
+                    signals.say(&format!("{name}: {}", intention(ShutdownMode::Leave)));
                     handle.request(ShutdownMode::Leave);
                     working.await
                 }

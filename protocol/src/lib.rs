@@ -3,9 +3,9 @@
 //! No IO, no clock, no async runtime: everything here builds for `wasm32-unknown-unknown`, so that the page folds the same
 //! records with the same code as the broker and as `audit`.
 //!
-//! Ground floor first: [`id`] and [`json`]; [`canonical`] (job ids), [`mod@array`], [`definition`], [`shell`], [`duration`], [`size`]; then
+//! Ground floor first: [`id`] and [`json`]; [`canonical`] (job ids), [`mod@array`], [`definition`], [`shell`], [`duration`], [`size`], [`reach`]; then
 //! [`event`], [`record`] and [`queue`] (the stored facts and their fold); on top [`explain`], [`native`] and [`codec`] (what crosses
-//! a socket).
+//! a socket), and [`exposition`] (numbers for whoever watches).
 
 pub mod array;
 pub mod canonical;
@@ -14,12 +14,14 @@ pub mod definition;
 pub mod duration;
 pub mod event;
 pub mod explain;
+pub mod exposition;
 pub mod id;
 pub mod json;
 pub mod native;
 pub mod original;
 pub mod queue;
 pub mod raw;
+pub mod reach;
 pub mod record;
 pub mod shell;
 pub mod size;

@@ -6,6 +6,7 @@ mod attend;
 mod clearing;
 mod ended;
 mod execute;
+mod fitness;
 mod image;
 mod lane;
 mod runs;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use protocol::native::{HeldRun, StopReason};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
@@ -32,6 +33,7 @@ use crate::state_machine::slots::Slots;
 use crate::state_machine::{QueueIndex, QueueRun};
 use clearing::Clearing;
 use ended::Ended;
+use fitness::Fitness;
 use lane::{Lane, Links};
 use stopping::Mode;
 
@@ -70,6 +72,9 @@ struct Agent {
     tasks: JoinSet<Ended>,
     runs: HashMap<Id, QueueRun>,
     clearing: Clearing,
+    /// Ends of runs that the broker has not taken: what waits for that is told by their removal.
+    untaken: HashMap<QueueRun, oneshot::Sender<()>>,
+    fitness: Fitness,
     mode: Mode,
     /// There is no more time.
     is_over: bool,
@@ -77,7 +82,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(lanes: Vec<Lane>, slots: Slots) -> Self {
+    fn new(lanes: Vec<Lane>, slots: Slots, fitness: Fitness) -> Self {
         Self {
             offers: Offers::new(lanes.len()),
             lanes,
@@ -87,6 +92,8 @@ impl Agent {
             tasks: JoinSet::new(),
             runs: HashMap::new(),
             clearing: Clearing::default(),
+            untaken: HashMap::new(),
+            fitness,
             mode: Mode::Working,
             is_over: false,
             summary: ExitSummary::default(),
@@ -103,9 +110,9 @@ impl Agent {
             let deadline = self.mode.deadline();
             let offers_due = self.offers_due();
             tokio::select! {
-                // None is told from a link that still works, and a link that ended is told below.
+                // None is told from a link that still works, and one that panicked is told below.
                 Some((queue, event)) = events.recv() => self.on_event(queue, event).await,
-                Some(queue) = links.ended() => self.on_link_lost(queue),
+                Some(queue) = links.failed() => self.on_link_failed(queue),
                 Some(ended) = self.tasks.join_next_with_id() => self.on_task_end(ended).await,
                 Some(cleared) = self.clearing.next() => {
                     if let Some(run) = cleared
@@ -117,6 +124,9 @@ impl Agent {
                 mode = shutdown.requested() => self.on_shutdown(mode),
                 () = deadline => self.on_deadline(),
                 () = offers_due => self.claim(),
+                () = self.fitness.looked() => if self.fitness.update() {
+                    self.claim();
+                },
             }
         }
     }
@@ -124,8 +134,10 @@ impl Agent {
     async fn on_event(&mut self, queue: QueueIndex, event: LinkEvent) {
         let own = |run| QueueRun { queue, run };
         match event {
-            LinkEvent::Welcomed { epoch, gone } => {
+            LinkEvent::Welcomed { epoch, gone, dialect } => {
                 self.lane_mut(queue).epoch = Some(epoch);
+                let context = &self.lane(queue).context;
+                context.board.connected(context.key, dialect);
                 self.offers.connected(queue);
                 for run in gone {
                     self.on_stop(own(run), StopReason::Superseded).await;
@@ -135,6 +147,8 @@ impl Agent {
             LinkEvent::Lost { epoch } => {
                 if self.lane(queue).epoch == Some(epoch) {
                     self.lane_mut(queue).epoch = None;
+                    let context = &self.lane(queue).context;
+                    context.board.lost(context.key);
                     self.offers.lost(queue);
                     self.claim();
                 }
@@ -175,6 +189,10 @@ impl Agent {
         let lane = &self.lanes[run.queue.0];
         lane.context.outbox.forget(run.run);
         lane.store.forget(run.run).await;
+        self.untaken.remove(&run);
         self.clearing.files(&lane.context, run.run);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 //!
 //! Ground floor first, all of it pure but for reading and writing files without names: `key` (what an image is called),
 //! `source` (where files are), `tree` (files as a list), `archive` (packed files into that), `ignore` and `context` (what the
-//! engine is sent); then `log`, `fetch` and `git` (files come), `engine` (an image comes).
+//! engine is sent); then `log`, `fetch` and `git` (files come), `engine` (an image comes),
+//! `registry` (it is kept for others, too).
 
 mod archive;
 mod context;
@@ -13,13 +14,14 @@ mod git;
 mod ignore;
 mod key;
 mod log;
+mod registry;
 mod source;
 mod tree;
 
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -29,17 +31,20 @@ use protocol::native::{LogLine, LogStep};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
 
-use crate::config::BuildConfig;
+use crate::config::{BuildConfig, Config};
 use crate::error::WorkerError;
+use crate::files::web::Web;
 use crate::images::{Images, InUse, words};
 use crate::logs::RunLog;
 use crate::sync::lock;
 use context::Context;
 use engine::Order;
-use fetch::Fetcher;
+use fetch::{Fetcher, SILENCE};
 use git::Repository;
 use log::{BuildLog, Cursor};
+use registry::Kept;
 use source::{Source, shown};
 use tree::{Limits, Tree};
 
@@ -62,6 +67,7 @@ pub(crate) struct Builds {
     fetcher: Fetcher,
     room: Arc<Semaphore>,
     running: Mutex<HashMap<String, Weak<Running>>>,
+    tally: crate::observe::Tally,
 }
 
 /// A build under way. It is given up when the last run that wants it is.
@@ -73,17 +79,21 @@ struct Running {
 }
 
 impl Builds {
-    /// Prepares the folder below `data`; what an earlier process left there goes.
+    /// Prepares the folder below the data directory; what an earlier process left there goes.
     pub(crate) fn open(
-        data: &Path,
+        config: &Config,
         images: Arc<Images>,
-        config: BuildConfig,
         held: Held,
         tls: &rustls::ClientConfig,
     ) -> Result<Self, WorkerError> {
-        let folder = data.join("builds");
+        let folder = config.data_directory.join("builds");
+        let fetches_private = config.files.fetch_private.is_allowed(config.network.as_deref());
+        let web = Web::new(tls, &config.api, fetches_private, SILENCE);
+        let config = config.builds.clone();
         match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(WorkerError::disk(folder)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                warn!("cannot remove all of {}: {error}", folder.display());
+            }
             Ok(()) | Err(_) => {}
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(WorkerError::disk(&folder))?;
@@ -91,11 +101,12 @@ impl Builds {
             images,
             held,
             folder,
-            fetcher: Fetcher::new(tls).map_err(|error| WorkerError::Tls(error.to_string()))?,
+            fetcher: Fetcher(web.map_err(|error| WorkerError::Tls(error.to_string()))?),
             room: Arc::new(Semaphore::new(
                 usize::try_from(config.at_once).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
             )),
             running: Mutex::default(),
+            tally: crate::observe::Tally::default(),
             config,
         })
     }
@@ -130,6 +141,11 @@ impl Builds {
         }
     }
 
+    /// How many images were built.
+    pub(crate) const fn tally(&self) -> &crate::observe::Tally {
+        &self.tally
+    }
+
     /// Takes part in the build that is under way, or starts it.
     fn join(self: &Arc<Self>, build: &Build, name: &str) -> (Arc<Running>, Cursor) {
         let mut all = lock(&self.running);
@@ -144,6 +160,7 @@ impl Builds {
         let (builds, build, wanted, said) = (Arc::clone(self), build.clone(), name.to_owned(), log.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let result = builds.build(&build, &wanted, &said).await;
+            builds.tally.count(&result);
             end.send_replace(Some(result));
         }));
         let cursor = log.start();
@@ -160,12 +177,41 @@ impl Builds {
                 Arc::clone(&self.room).acquire_owned().await
             }
         };
-        let _room = room.map_err(|_| "the worker is stopping".to_owned())?;
+        let room = room.map_err(|_| "the worker is stopping".to_owned())?;
+        let kept = self.kept(build, name, log).await;
+        if let Some(kept) = &kept
+            && kept.fetch(&self.images, name, log).await
+        {
+            return Ok(());
+        }
         let limit = Duration::from_millis(self.config.duration_ms_max);
         match timeout(limit, self.make(build, name, limit, log)).await {
-            Ok(made) => made,
-            Err(_) => Err(format!("the build was stopped after {} s, which is this worker's limit", limit.as_secs())),
+            Ok(made) => made?,
+            Err(_) => {
+                return Err(format!("the build was stopped after {} s, which is this worker's limit", limit.as_secs()));
+            }
         }
+        if let Some(kept) = kept {
+            kept.send(Arc::clone(&self.images), name, log, room).await;
+        }
+        Ok(())
+    }
+
+    /// Where the image is kept for other workers, if there is such a place.
+    async fn kept(&self, build: &Build, name: &str, log: &BuildLog) -> Option<Kept> {
+        let registry = self.config.registry.as_ref()?;
+        match Kept::of(registry, self.images.docker(), name, self.held.platform_of(build)).await {
+            Ok(kept) => Some(kept),
+            Err(why) => {
+                log.line(LogStep::Build, &format!("warning: the image has no place in {registry}: {why}"), true);
+                None
+            }
+        }
+    }
+
+    /// The job that wanted this image was deleted: it goes, if nothing else uses it.
+    pub(crate) async fn discard(&self, build: &Build) {
+        self.images.discard(&image_name(build)).await;
     }
 
     async fn make(&self, build: &Build, name: &str, limit: Duration, log: &BuildLog) -> Result<(), String> {
@@ -201,7 +247,8 @@ impl Builds {
                 fetched.map(|(file, bytes)| (file, Some(bytes))).map_err(|error| format!("build.context: {error}"))?
             }
             Source::Git { url, reference, login, .. } => {
-                let repository = Repository { url, reference: reference.as_deref(), login: login.as_ref(), bytes_max };
+                let (reference, login, web) = (reference.as_deref(), login.as_ref(), &self.fetcher.0);
+                let repository = Repository { url, reference, login, bytes_max, web };
                 let fetched = repository.fetch(&self.folder, log).await;
                 (fetched.map_err(|error| format!("build.context: {error}"))?, None)
             }

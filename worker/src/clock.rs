@@ -1,12 +1,53 @@
-//! The only reader of the wall clock, and the reading of the engine's timestamps.
+//! The only reader of the clocks, and the reading of the engine's timestamps.
+//!
+//! How long something took, or may take, is never counted by the wall clock, which people and servers set. `tokio::time::Instant`
+//! and [`awake_ms`] stand still while the machine sleeps, as containers do.
+
+use std::sync::OnceLock;
 
 use protocol::id::UnixMillis;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Now, by this machine's clock.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub(crate) fn unix_now() -> UnixMillis {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// How long ago, in milliseconds, a moment was that was noted down by the wall clock. One far in the future was noted before the
+/// clock was set back: nobody knows how long ago it was, so it was too long.
+pub(crate) fn age_ms(noted: UnixMillis, now: UnixMillis) -> u64 {
+    /// Two machines' clocks may differ by so much.
+    const AHEAD_MS_MAX: u64 = 3_600_000;
+    if noted.since(now) > AHEAD_MS_MAX { u64::MAX } else { now.since(noted) }
+}
+
+/// Milliseconds that this machine has been awake since it was started. Nobody can set this clock.
+pub(crate) fn awake_ms() -> u64 {
+    millis(clock_gettime(ClockId::Monotonic))
+}
+
+/// Milliseconds that this machine has slept since it was started.
+pub(crate) fn asleep_ms() -> u64 {
+    let awake = clock_gettime(ClockId::Monotonic);
+    millis(clock_gettime(ClockId::Boottime)).saturating_sub(millis(awake))
+}
+
+/// Names this start of the machine: [`awake_ms`] counts from it. `None` where the system does not tell.
+pub(crate) fn boot() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+    };
+    BOOT.get_or_init(read).as_deref()
+}
+
+fn millis(time: Timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000)
 }
 
 /// Reads a timestamp as the engine writes it: RFC 3339, any precision, `Z` or an offset.
@@ -52,6 +93,25 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_that_is_awake_does_not_sleep() {
+        let (awake, asleep) = (awake_ms(), asleep_ms());
+        let until = awake + 20;
+        while awake_ms() < until {
+            std::thread::yield_now();
+        }
+        assert!(asleep_ms() - asleep < 20, "the two clocks go on together");
+        assert_eq!(boot(), boot());
+    }
+
+    #[test]
+    fn what_was_noted_before_the_clock_was_set_back_is_too_long_ago() {
+        let now = UnixMillis(1_700_000_000_000);
+        assert_eq!(age_ms(UnixMillis(now.0 - 5), now), 5);
+        assert_eq!(age_ms(UnixMillis(now.0 + 60_000), now), 0, "another machine's clock is a little ahead");
+        assert_eq!(age_ms(UnixMillis(now.0 * 2), now), u64::MAX);
+    }
 
     #[test]
     fn engine_timestamps_are_read() {

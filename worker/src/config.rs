@@ -2,21 +2,26 @@
 //! ones (GPUs, durations) are here.
 
 mod address;
+mod dialect;
+mod files;
 mod gpus;
 mod images;
 mod isolation;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use protocol::duration;
 use protocol::id::{QueueName, WorkerId};
 
 pub use address::ApiAddress;
+pub use dialect::Dialect;
+pub use files::{FetchPrivate, FileConfig, INPUT_CACHE_BYTES_DEFAULT};
 pub use gpus::GpuSpec;
 pub(crate) use gpus::{is_cdi, is_index};
 pub use images::{
-    BUILD_MS_DEFAULT, BUILDS_DEFAULT, BUILDS_MAX, BuildConfig, Builder, CONTEXT_BYTES_DEFAULT, FLOATING_MS_DEFAULT,
-    IMAGE_CACHE_BYTES_DEFAULT, ImageConfig, PullPolicy, RegistryLogin,
+    BUILD_MS_DEFAULT, BUILDS_DEFAULT, BUILDS_MAX, BuildConfig, BuildRegistry, Builder, CONTEXT_BYTES_DEFAULT,
+    FLOATING_MS_DEFAULT, IMAGE_CACHE_BYTES_DEFAULT, ImageConfig, PullPolicy, RegistryLogin,
 };
 pub use isolation::{Capabilities, Isolation, JobUser, Ulimit, parse_name};
 
@@ -31,6 +36,9 @@ pub const CPUS_MAX: u32 = 10_000;
 /// The most queues of one worker: each has a socket, and an idle one still costs a turn now and then.
 pub const QUEUES_MAX: usize = 64;
 
+/// How much disk must be free for a worker to take jobs: enough for results, logs and the rest of the machine to go on.
+pub const MIN_FREE_DISK_BYTES_DEFAULT: u64 = 1 << 30;
+
 /// The network that has no way to the host, its neighbours or the cloud's metadata.
 pub const INTERNET_ONLY: &str = "internet-only";
 
@@ -41,6 +49,8 @@ pub struct Config {
     pub queues: Vec<QueueName>,
     /// The broker.
     pub api: ApiAddress,
+    /// What is spoken to it.
+    pub dialect: Dialect,
     /// What stands in the addresses of uploaded outputs instead of [`Self::api`], when that is not reachable for others.
     pub public_api: Option<ApiAddress>,
     /// Where it keeps its id, inputs, outputs and cache. The engine must see it under the same path.
@@ -72,6 +82,14 @@ pub struct Config {
     pub images: ImageConfig,
     /// What is done about jobs that say how their image is built.
     pub builds: BuildConfig,
+    /// Where numbers and health are told over HTTP; `None`: nowhere.
+    pub listen_metrics: Option<SocketAddr>,
+    /// Where whoever set up the logging writes what was logged of late, for those who look at the worker.
+    pub recent: crate::observe::Recent,
+    /// What is done about the files of jobs.
+    pub files: FileConfig,
+    /// With fewer bytes free on the disk of the data directory, or of the engine, nothing new is taken; 0: not looked at.
+    pub min_free_disk_bytes: u64,
 }
 
 /// Limits that the worker puts on each container on its own account. All off by default.
@@ -132,6 +150,17 @@ pub enum ConfigError {
     /// Not a runtime of the engine.
     #[error("the container engine has no runtime {name:?}, only {}", .known.join(", "))]
     Runtime {
+        /// What was given.
+        name: String,
+        /// What it has.
+        known: Vec<String>,
+    },
+    /// Not a network of the engine.
+    #[error(
+        "the container engine has no network {name:?}, only {}; make it with `docker network create`, or choose another with \
+         --network", .known.join(", ")
+    )]
+    Network {
         /// What was given.
         name: String,
         /// What it has.
@@ -209,6 +238,7 @@ impl Config {
         Self {
             queues,
             api,
+            dialect: Dialect::default(),
             public_api: None,
             data_directory,
             id: Identity::Kept,
@@ -224,6 +254,10 @@ impl Config {
             docker_host: None,
             images: ImageConfig::default(),
             builds: BuildConfig::default(),
+            listen_metrics: None,
+            recent: crate::observe::Recent::default(),
+            files: FileConfig::default(),
+            min_free_disk_bytes: MIN_FREE_DISK_BYTES_DEFAULT,
         }
     }
 

@@ -25,6 +25,19 @@ pub enum WorkerError {
         /// What it said.
         source: bollard::errors::Error,
     },
+    /// The engine has other files under the data directory's path.
+    #[error(
+        "the container engine does not see the data directory {}: {why}, so that jobs would get no inputs and leave no outputs. \
+         Mount a folder of the engine's machine under the path that it has there (docker run -v /tmp:/tmp …), and choose one in it \
+         with --data-directory (/tmp/worker)",
+        .path.display()
+    )]
+    NotShared {
+        /// The directory.
+        path: PathBuf,
+        /// What the engine found.
+        why: String,
+    },
     /// Nothing keeps jobs from the host's neighbours, though that was asked for.
     #[error(
         "jobs cannot be kept to the internet: {why}; run the worker as root in the network namespace of the container engine, \
@@ -32,6 +45,20 @@ pub enum WorkerError {
     )]
     Egress {
         /// What is missing.
+        why: String,
+    },
+    /// The address for metrics cannot be listened on.
+    #[error("cannot listen on {address} for metrics: {source}; choose another address with --listen-metrics")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The engine has a network of our name that is none of ours.
+    #[error("{why}")]
+    Network {
+        /// Which, what is wrong with it, and what to do.
         why: String,
     },
     /// Another process works with this data directory.

@@ -2,10 +2,14 @@
 
 mod cache;
 mod digest;
+mod fetch;
 mod inputs;
 mod outputs;
+mod place;
 mod transfer;
+mod tree;
 mod walk;
+pub(crate) mod web;
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,9 +21,11 @@ use protocol::id::{JobId, QueueKey};
 use protocol::native::HeldRun;
 
 use cache::Cache;
+pub(crate) use outputs::Collected;
 use transfer::Transfer;
+pub(crate) use tree::remove_tree;
 
-use crate::config::ApiAddress;
+use crate::config::{ApiAddress, Config};
 use crate::error::WorkerError;
 
 /// Both directories that a container writes in are open for whatever user it runs as.
@@ -37,6 +43,8 @@ pub(crate) struct Files {
     transfer: Transfer,
     api: ApiAddress,
     public_api: ApiAddress,
+    /// The most bytes that the inputs of one job may take.
+    job_bytes_max: u64,
 }
 
 /// The directories of one run.
@@ -68,10 +76,7 @@ impl RunDirs {
 
     /// Makes the directories, empty: a run never sees what an earlier one left.
     fn make(&self) -> std::io::Result<()> {
-        match fs::remove_dir_all(&self.root) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        remove_tree(&self.root)?;
         let mut made = fs::create_dir_all(&self.root);
         for _ in 1..MAKE_TRIES {
             match &made {
@@ -97,26 +102,26 @@ fn below(root: &Path, name: &str) -> PathBuf {
 }
 
 impl Files {
-    /// Prepares the directories below `data`, for the runs of `queue`.
-    pub(crate) fn open(
-        data: &Path,
-        queue: QueueKey,
-        api: ApiAddress,
-        public_api: Option<ApiAddress>,
-        tls: &rustls::ClientConfig,
-    ) -> Result<Self, WorkerError> {
+    /// Prepares the directories below the data directory, for the runs of `queue`.
+    pub(crate) fn open(config: &Config, queue: QueueKey, tls: &rustls::ClientConfig) -> Result<Self, WorkerError> {
+        let data = config.data_directory.as_path();
         let jobs = data.join("j");
         let make = |path: &Path| {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(WorkerError::disk(path))
         };
         make(&jobs)?;
+        let cache = Cache::open(data, config.files.cache_bytes_max).map_err(WorkerError::disk(data))?;
+        let fetches_private = config.files.fetch_private.is_allowed(config.network.as_deref());
+        let public_api = config.public_api.clone().unwrap_or_else(|| config.api.clone());
+        let transfer = Transfer::new(tls, [&config.api, &public_api], fetches_private);
         Ok(Self {
             jobs,
             queue,
-            cache: Arc::new(Cache::open(data).map_err(WorkerError::disk(data))?),
-            transfer: Transfer::new(tls).map_err(|error| WorkerError::Tls(error.to_string()))?,
-            public_api: public_api.unwrap_or_else(|| api.clone()),
-            api,
+            cache: Arc::new(cache),
+            transfer: transfer.map_err(|error| WorkerError::Tls(error.to_string()))?,
+            public_api,
+            api: config.api.clone(),
+            job_bytes_max: config.limits.disk_bytes.unwrap_or(u64::MAX),
         })
     }
 
@@ -138,16 +143,16 @@ impl Files {
     pub(crate) async fn remove(&self, run: HeldRun) {
         let (root, job) = (self.dirs(run).root, self.job(run.job));
         let removed = tokio::task::spawn_blocking(move || {
-            let removed = fs::remove_dir_all(&root);
+            let removed = remove_tree(&root);
             // Not empty: another run of it is here.
             let _ = fs::remove_dir(job);
             removed
         });
-        match removed.await {
-            Ok(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(job.id = %run.job, "cannot remove the files of a run of job {}: {error}", run.job);
-            }
-            Ok(_) | Err(_) => {}
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(
+                job.id = %run.job,
+                "cannot remove all files of a run of job {}, the next start tries again: {error}", run.job
+            );
         }
     }
 
@@ -158,8 +163,9 @@ impl Files {
         let listed = tokio::task::spawn_blocking(move || {
             let mut found = Vec::new();
             for job in fs::read_dir(jobs)? {
-                for run in fs::read_dir(job?.path())? {
-                    let run = run?;
+                // What is no job's directory, or cannot be read, is no reason to leave the others.
+                let Ok(runs) = fs::read_dir(job?.path()) else { continue };
+                for run in runs.flatten() {
                     if run.file_name().to_string_lossy().starts_with(&prefix) && !keep.contains(&run.path()) {
                         found.push(run.path());
                     }
@@ -173,13 +179,30 @@ impl Files {
         })
     }
 
+    /// The directories of runs of queues that this worker works for no more.
+    pub(crate) async fn left_by_other_queues(&self, served: Vec<QueueKey>) -> Vec<PathBuf> {
+        let jobs = self.jobs.clone();
+        let prefixes: Vec<String> = served.iter().map(|queue| format!("{}.", queue.short())).collect();
+        let listed = tokio::task::spawn_blocking(move || {
+            let jobs = fs::read_dir(jobs)?.flatten();
+            let runs = jobs.flat_map(|job| fs::read_dir(job.path()).into_iter().flatten().flatten());
+            let is_served = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+            let others = runs.filter(|run| !is_served(&run.file_name().to_string_lossy()));
+            Ok::<_, std::io::Error>(others.map(|run| run.path()).collect())
+        });
+        listed.await.map_err(std::io::Error::other).and_then(|listed| listed).unwrap_or_else(|error| {
+            tracing::warn!("cannot look for what other queues' runs left: {error}");
+            Vec::new()
+        })
+    }
+
     /// Removes what [`Self::left_over`] found.
     pub(crate) async fn sweep(&self, left_over: Vec<PathBuf>) {
         let swept = tokio::task::spawn_blocking(move || {
             let mut swept = Ok(());
             for run in left_over {
                 // One that cannot be removed is no reason to leave the others.
-                swept = fs::remove_dir_all(&run).and(swept);
+                swept = remove_tree(&run).and(swept);
                 // Not empty: another run of the job is here.
                 let _ = run.parent().map(fs::remove_dir);
             }
@@ -190,3 +213,6 @@ impl Files {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,8 +44,8 @@ impl Gpus {
             }
             GpuSpec::Count(count) => first(*count as usize),
             GpuSpec::Devices(devices) => devices.clone(),
-            GpuSpec::All if !known.is_empty() => first(known.len()),
-            GpuSpec::All => whole_devices(&cdi),
+            GpuSpec::All | GpuSpec::Any if !known.is_empty() => first(known.len()),
+            GpuSpec::All | GpuSpec::Any => whole_devices(&cdi),
         };
         if *spec == GpuSpec::All && offered.is_empty() {
             let why = format!("neither the NVIDIA driver ({}) nor the container engine lists any here", driver::LIST);
@@ -53,6 +53,14 @@ impl Gpus {
         }
         let gpus = Self { offered, known };
         let mut seen = BTreeSet::new();
+        let all_of = |device: &str| device.strip_suffix("=all").map(|kind| format!("{kind}="));
+        for all in gpus.offered.iter().filter_map(|device| all_of(device)) {
+            let is_nvidia = all == "nvidia.com/gpu=";
+            let is_in_it = |device: &&String| device.starts_with(&all) || (is_nvidia && !is_cdi(device));
+            if gpus.offered.iter().filter(is_in_it).count() > 1 {
+                return Err(refuse(format!("{all}all is all of them, and others of these are named, too")));
+            }
+        }
         for device in &gpus.offered {
             let index = gpus.index(device);
             let is_missing = !gpus.known.is_empty() && index.is_none() && !is_part(device) && !is_cdi(device);
@@ -149,6 +157,13 @@ mod tests {
         assert!(offered("device=0,GPU-a", two()).unwrap_err().contains("same device"));
         assert!(offered("device=0,nvidia.com/gpu=0", machine(&[], &[])).unwrap_err().contains("same device"));
         assert!(offered("device=0,amd.com/gpu=0", machine(&[], &[])).is_ok());
+        assert!(offered("device=amd.com/gpu=all,0", machine(&[], &[])).is_ok());
+        for both in ["amd.com/gpu=all,amd.com/gpu=1", "nvidia.com/gpu=all,0", "GPU-a,nvidia.com/gpu=all"] {
+            assert!(
+                offered(&format!("device={both}"), machine(&[], &[])).unwrap_err().contains("all of them"),
+                "{both}"
+            );
+        }
     }
 
     #[test]

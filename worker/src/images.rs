@@ -2,16 +2,17 @@
 //! machine it also removes, when it is too much.
 //!
 //! Ground floor first: `reference` (pure: names), `progress` and `ledger` (pure: whose an image is); `credentials` (logins),
-//! `pull` (one pull); `keep` (what is removed when).
+//! `pull` (one pull); `keep` (what is removed when), `exchange` (built images in a registry of one's own).
 
 mod credentials;
+mod exchange;
 mod keep;
 mod ledger;
 mod progress;
 mod pull;
 mod reference;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +26,8 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::clock::unix_now;
+use crate::brief::brief;
+use crate::clock::{age_ms, unix_now};
 use crate::config::{ConfigError, ImageConfig, PullPolicy};
 use crate::container::{Engine, is_not_found};
 use crate::logs::RunLog;
@@ -36,6 +38,8 @@ use ledger::{Entry, Ledger, Origin};
 use pull::{Pulls, Step};
 use reference::Reference;
 
+pub(crate) use credentials::{Helpers, helpers};
+pub(crate) use exchange::NotFetched;
 pub(crate) use keep::InUse;
 pub(crate) use progress::Progress;
 pub(crate) use pull::words;
@@ -65,10 +69,13 @@ pub(crate) struct Images {
     docker: Docker,
     config: ImageConfig,
     logins: Logins,
-    /// Names that were found, with the time from which they are to be looked for anew.
+    /// Names that were found, with the time from which they are to be looked for anew. As in all that is known of images, a
+    /// name has one spelling here.
     known: Mutex<HashMap<String, Option<Instant>>>,
     pulls: Pulls,
     ledger: Mutex<Ledger>,
+    /// What was asked for at the start, by the one spelling.
+    kept: BTreeSet<String>,
     saved: Mutex<Option<Instant>>,
     counts: Arc<Counts>,
     trimming: tokio::sync::Mutex<()>,
@@ -122,10 +129,21 @@ pub(crate) async fn look(docker: &Docker, name: &str) -> Result<Look, Error> {
     }))
 }
 
+/// Fetches an image, whether or not it is there: for those that are no worker.
+pub(crate) async fn fetch(docker: &Docker, config: &ImageConfig, name: &str) -> Result<(), String> {
+    let Some(reference) = Reference::parse(name) else { return Err(format!("{name:?} is not the name of an image")) };
+    let logins = Logins::new(config.logins.clone(), config.docker_config.clone());
+    let login = logins.find(reference.registry()).await;
+    let docker = pull::with_readable_logins(docker.clone());
+    pull::pull(&docker, reference, config.platform.as_deref(), login, |_| {}).await
+}
+
 impl Images {
     pub(crate) fn new(engine: &Engine, config: ImageConfig, data: &Path) -> Result<Self, ConfigError> {
-        if let Some(text) = config.prepull.iter().find(|name| Reference::parse(name).is_none()) {
-            return Err(ConfigError::ImageName { text: text.clone() });
+        let mut kept = BTreeSet::new();
+        for name in &config.prepull {
+            let reference = Reference::parse(name).ok_or_else(|| ConfigError::ImageName { text: name.clone() })?;
+            kept.insert(reference.canonical());
         }
         Ok(Self {
             docker: pull::with_readable_logins(engine.docker().clone()),
@@ -133,6 +151,7 @@ impl Images {
             known: Mutex::default(),
             pulls: Pulls::default(),
             ledger: Mutex::new(Ledger::open(data)),
+            kept,
             saved: Mutex::default(),
             counts: Arc::default(),
             trimming: tokio::sync::Mutex::default(),
@@ -145,6 +164,11 @@ impl Images {
         &self.docker
     }
 
+    /// How many images were fetched.
+    pub(crate) const fn tally(&self) -> &crate::observe::Tally {
+        self.pulls.tally()
+    }
+
     /// All logins to registries, for a builder.
     pub(crate) async fn logins(&self) -> HashMap<String, DockerCredentials> {
         self.logins.all().await
@@ -152,23 +176,24 @@ impl Images {
 
     /// Sees to it that `name` is there; a pull's progress goes to `log`. It stays as long as what is returned lives.
     pub(crate) async fn ensure(self: &Arc<Self>, name: &str, log: Option<&RunLog>) -> Result<InUse, PullError> {
-        let failed = |why: String| PullError { reference: name.to_owned(), why };
+        let failed = |why: String| PullError { reference: brief(name).into_owned(), why };
         let Some(reference) = Reference::parse(name) else {
             return Err(failed(
                 "that is not the name of an image; write it as name:tag or registry/name:tag".to_owned(),
             ));
         };
-        let in_use = self.counts.hold(name);
-        let fresh_until = match self.todo(name, reference).await.map_err(|error| failed(words(&error)))? {
+        let key = reference.canonical();
+        let in_use = self.counts.hold(&key);
+        let fresh_until = match self.todo(name, &key, reference).await.map_err(|error| failed(words(&error)))? {
             Todo::Use(until) => until,
             Todo::Pull if self.config.pull == PullPolicy::Never => {
                 return Err(failed("it is not on this machine, and this worker fetches none".to_owned()));
             }
             Todo::Pull => {
-                self.pull(name, log).await.map_err(failed)?;
+                self.pull(name, &key, log).await.map_err(failed)?;
                 self.fresh_until(reference)
             }
-            Todo::Refresh { after_ms } => match self.pull(name, log).await {
+            Todo::Refresh { after_ms } => match self.pull(name, &key, log).await {
                 Ok(()) => self.fresh_until(reference),
                 Err(why) => {
                     let text = format!("cannot look for a newer {name}, the one that is here serves: {why}");
@@ -177,16 +202,16 @@ impl Images {
                 }
             },
         };
-        self.remember(name, fresh_until);
+        self.remember(&key, fresh_until);
         self.save_sometimes().await;
         Ok(in_use)
     }
 
-    async fn todo(&self, name: &str, reference: Reference<'_>) -> Result<Todo, Error> {
+    async fn todo(&self, name: &str, key: &str, reference: Reference<'_>) -> Result<Todo, Error> {
         if self.config.pull == PullPolicy::Always {
             return Ok(Todo::Pull);
         }
-        if let Some(until) = lock(&self.known).get(name)
+        if let Some(until) = lock(&self.known).get(key)
             && until.is_none_or(|until| Instant::now() < until)
         {
             return Ok(Todo::Use(*until));
@@ -197,8 +222,8 @@ impl Images {
         if !reference.is_floating() || !found.from_registry {
             return Ok(Todo::Use(None));
         }
-        let asked = lock(&self.ledger).get(name).map(|entry| entry.asked_ms).unwrap_or_default().max(found.named_ms);
-        match after_ms.checked_sub(unix_now().since(asked)).filter(|left| *left > 0) {
+        let asked = lock(&self.ledger).get(key).map(|entry| entry.asked_ms).unwrap_or_default().max(found.named_ms);
+        match after_ms.checked_sub(age_ms(asked, unix_now())).filter(|left| *left > 0) {
             Some(left) => Ok(Todo::Use(Some(Instant::now() + Duration::from_millis(left)))),
             None => Ok(Todo::Refresh { after_ms }),
         }
@@ -213,32 +238,36 @@ impl Images {
         }
     }
 
-    fn remember(&self, name: &str, fresh_until: Option<Instant>) {
+    fn remember(&self, key: &str, fresh_until: Option<Instant>) {
         let mut known = lock(&self.known);
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(name.to_owned(), fresh_until);
+        known.insert(key.to_owned(), fresh_until);
         drop(known);
-        lock(&self.ledger).used(name, unix_now());
+        lock(&self.ledger).used(key, unix_now());
     }
 
     /// Somebody removed it: look again next time.
     pub(crate) fn doubt(&self, name: &str) {
-        lock(&self.known).remove(name);
+        if let Some(reference) = Reference::parse(name) {
+            lock(&self.known).remove(&reference.canonical());
+        }
     }
 
-    async fn pull(self: &Arc<Self>, name: &str, log: Option<&RunLog>) -> Result<(), String> {
-        let (images, wanted) = (Arc::clone(self), name.to_owned());
-        let mut following = self.pulls.join(name, |lines| async move {
+    async fn pull(self: &Arc<Self>, name: &str, key: &str, log: Option<&RunLog>) -> Result<(), String> {
+        let (images, wanted, known_as) = (Arc::clone(self), name.to_owned(), key.to_owned());
+        let mut following = self.pulls.join(key, |lines| async move {
             let Some(reference) = Reference::parse(&wanted) else { return Err("that is not a name".to_owned()) };
             let before = look(&images.docker, &wanted).await.map_err(|error| words(&error))?;
             let login = images.logins.find(reference.registry()).await;
             let platform = images.config.platform.as_deref();
-            pull::pull(&images.docker, reference, platform, login, &lines).await?;
+            // Nobody listening is no failure.
+            let tell = |line| drop(lines.send(line));
+            pull::pull(&images.docker, reference, platform, login, tell).await?;
             // A registry can end the stream without an error and without an image.
             match look(&images.docker, &wanted).await {
-                Ok(Look::There(after)) => images.came(&wanted, before, after).await,
+                Ok(Look::There(after)) => images.came(&known_as, before, after).await,
                 Ok(Look::Missing) => return Err("the registry gave no image".to_owned()),
                 Err(error) => return Err(words(&error)),
             }
@@ -253,10 +282,10 @@ impl Images {
     }
 
     /// Writes down what a pull brought.
-    async fn came(self: &Arc<Self>, name: &str, before: Look, after: Found) {
+    async fn came(self: &Arc<Self>, key: &str, before: Look, after: Found) {
         let now = unix_now();
         let id = after.id.unwrap_or_default();
-        let earlier = lock(&self.ledger).get(name).cloned();
+        let earlier = lock(&self.ledger).get(key).cloned();
         let origin = match (&before, &earlier) {
             (Look::Missing, _) => Origin::Pulled,
             // Still the one that we brought, or the newer one in its place.
@@ -272,7 +301,7 @@ impl Images {
             lock(&self.ledger).put(&old, Entry { origin: Origin::Remains, ..entry });
         }
         let entry = Entry { id, origin, bytes: after.bytes, asked_ms: now, used_ms: now };
-        lock(&self.ledger).put(name, entry);
+        lock(&self.ledger).put(key, entry);
         self.after_change().await;
     }
 

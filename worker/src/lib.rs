@@ -10,11 +10,13 @@
 
 mod adopt;
 mod agent;
+mod brief;
 mod builds;
 mod clock;
 pub mod config;
 mod container;
 mod context;
+pub mod doctor;
 mod error;
 mod files;
 mod gpus;
@@ -22,12 +24,16 @@ mod identity;
 mod images;
 mod link;
 mod logs;
+pub mod observe;
+mod original;
 mod outcome;
+mod quarantine;
 mod shutdown;
 mod state_machine;
 mod sync;
 mod tls;
 mod unacknowledged;
+pub mod upgrade;
 
 pub use agent::{ExitSummary, run};
 pub use config::Config;

@@ -40,6 +40,11 @@ impl RunLog {
         Self { run, outbox, state: Arc::new(Mutex::new(state)) }
     }
 
+    /// Whose log it is.
+    pub(crate) const fn run(&self) -> HeldRun {
+        self.run
+    }
+
     /// Keeps `lines` for the result (container output only) and sends them on; waits while the link is busy with others.
     pub(crate) async fn send(&self, step: LogStep, lines: Vec<LogLine>) {
         if lines.is_empty() {

@@ -8,6 +8,8 @@ use protocol::raw::RawJson;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::container::is_away;
+
 /// Outputs by their path below `/outputs`, as data refs.
 pub(crate) type Outputs = Map<String, Value>;
 
@@ -36,6 +38,8 @@ pub(crate) struct Ending {
     pub(crate) outcome: RunOutcome,
     pub(crate) image: Option<String>,
     pub(crate) result: RunResult,
+    /// Whether only the engine's absence ended it: it says nothing about the job.
+    pub(crate) is_engine_away: bool,
 }
 
 impl Ending {
@@ -49,7 +53,7 @@ impl Ending {
             outputs: Some(outputs),
             error: None,
         };
-        Self { outcome: RunOutcome::Success, image: None, result }
+        Self { outcome: RunOutcome::Success, image: None, result, is_engine_away: false }
     }
 
     /// The container ran to its end but its outputs could not be collected.
@@ -78,7 +82,7 @@ impl Ending {
         let why = why.into();
         let logs = vec![line(&why, at_ms)];
         let result = RunResult { logs, error: Some(Value::String(why)), ..RunResult::default() };
-        Self { outcome: RunOutcome::Error, image: None, result }
+        Self { outcome: RunOutcome::Error, image: None, result, is_engine_away: false }
     }
 
     /// There is no image: it could not be pulled, or none was named.
@@ -90,7 +94,7 @@ impl Ending {
             error: Some(Value::String("Error".to_owned())),
             ..RunResult::default()
         };
-        Self { outcome: RunOutcome::Error, image: None, result }
+        Self { outcome: RunOutcome::Error, image: None, result, is_engine_away: false }
     }
 
     /// The image could not be built; `logs` are all that the build said.
@@ -102,7 +106,7 @@ impl Ending {
             error: Some(Value::String("Error".to_owned())),
             ..RunResult::default()
         };
-        Self { outcome: RunOutcome::Error, image: None, result }
+        Self { outcome: RunOutcome::Error, image: None, result, is_engine_away: false }
     }
 
     /// The engine refused, lost or could not follow the container.
@@ -110,14 +114,21 @@ impl Ending {
         let (status_code, message) = engine_words(error);
         let reason = reason_words(status_code);
         let logs = vec![line(&format!("{what}: {reason}"), at_ms), line(&message, at_ms)];
+        let away = is_away(error);
         let error = json!({ "statusCode": status_code, "json": { "message": message }, "reason": reason });
         let result = RunResult { logs, error: Some(error), ..RunResult::default() };
-        Self { outcome: RunOutcome::Error, image: None, result }
+        Self { outcome: RunOutcome::Error, image: None, result, is_engine_away: away }
     }
 
     /// Says what went wrong, where the outcome is the program's own.
     pub(crate) fn with_error(mut self, why: String) -> Self {
         self.result.error = Some(Value::String(why));
+        self
+    }
+
+    /// With the outputs that could be had, whatever became of the rest.
+    pub(crate) fn with_outputs(mut self, outputs: Outputs) -> Self {
+        self.result.outputs = Some(outputs);
         self
     }
 

@@ -1,6 +1,5 @@
 //! What operators and scalers watch: the numbers of the broker, and of one queue at its own address.
 
-mod exposition;
 mod process;
 
 use axum::extract::State;
@@ -8,7 +7,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use self::exposition::{Exposition, Kind};
 use super::app::AppState;
 use super::error::ApiError;
 use super::params::Params;
@@ -17,10 +15,9 @@ use crate::config::Flavour;
 use crate::engine::QueueHandle;
 use crate::webhooks::Book;
 use axum::http::StatusCode;
+pub(super) use protocol::exposition::CONTENT_TYPE;
+use protocol::exposition::{Exposition, Kind};
 use protocol::id::UnixMillis;
-
-/// Prometheus's text format.
-pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers counted since the start, by the first digit of their status.
 #[derive(Debug)]

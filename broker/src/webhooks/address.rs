@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use protocol::reach::{is_public, is_this_machine};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
@@ -135,11 +136,6 @@ pub(super) fn host_of(url: &Url) -> Option<Box<str>> {
     (!host.is_empty()).then(|| host.to_ascii_lowercase().into())
 }
 
-/// Whether a name is one of this machine by definition (RFC 6761).
-fn is_this_machine(host: &str) -> bool {
-    host == "localhost" || host.ends_with(".localhost")
-}
-
 /// The address without what may be a secret in it: user, password, query, fragment.
 pub(super) fn shown(text: &str) -> String {
     let Ok(mut url) = Url::parse(text) else { return String::new() };
@@ -149,46 +145,6 @@ pub(super) fn shown(text: &str) -> String {
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.into()
-}
-
-/// Whether an address is of the public internet, and not of a network, a machine or a use of its own.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
-    }
-}
-
-/// The special ranges of IPv4 (IANA's registry, RFC 6890 and its successors).
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    !matches!(
-        address.octets(),
-        // This host; private; carriers' own; this machine; the link, and clouds' metadata.
-        [0 | 10 | 127, ..] | [100, 64..=127, ..] | [169, 254, ..] | [172, 16..=31, ..] | [192, 168, ..]
-        // Protocols' own, documentation, the old way to IPv6.
-        | [192, 0, 0 | 2, _] | [192, 88, 99, _] | [198, 51, 100, _] | [203, 0, 113, _]
-        // A cloud's own, for its machines (Azure's wire server has a public number).
-        | [168, 63, 129, 16]
-        // Measuring; groups, what is reserved, everyone.
-        | [198, 18..=19, ..] | [224..=255, ..]
-    )
-}
-
-/// Of IPv6 only what is given out to networks is public; of that not what is for documents or carries IPv4 in it.
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    let segments = address.segments();
-    let embedded = || {
-        let [a, b] = segments[6].to_be_bytes();
-        let [c, d] = segments[7].to_be_bytes();
-        Ipv4Addr::new(a, b, c, d)
-    };
-    match segments {
-        // IPv4 in IPv6's clothes, and behind a translator.
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public_v4(embedded()),
-        // Teredo and other protocols' own; documentation, twice; 6to4.
-        [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2002, ..] => false,
-        [first, ..] => first & 0xe000 == 0x2000,
-    }
 }
 
 #[cfg(test)]

@@ -23,8 +23,9 @@ Examples:
   gridsocket audit state my-queue --data DIR --at 2026-11-04T12:00:00Z
   gridsocket audit state my-queue --api http://localhost:8000
 
-With --data the log is read from disk, also while the broker runs. It names queues by a key, since
-a queue's name is its secret; give either the name or the key.";
+With --data the log is read from disk, also while the broker runs. It names
+queues by a key, since a queue's name is its secret; give either the name or the
+key.";
 
 /// The audit commands.
 #[derive(Debug, Subcommand)]

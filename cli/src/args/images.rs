@@ -15,9 +15,13 @@ const BUILDS: &str = "METAPAGE_IO_WORKER_BUILDS";
 const BUILD_TIME: &str = "METAPAGE_IO_WORKER_BUILD_TIME";
 const BUILD_FILES: &str = "METAPAGE_IO_WORKER_BUILD_FILES";
 const BUILDER: &str = "METAPAGE_IO_WORKER_BUILDER";
+const BUILD_REGISTRY: &str = "METAPAGE_IO_WORKER_BUILD_REGISTRY";
 /// Docker's own: the folder of its `config.json`.
 const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 const HOME: &str = "HOME";
+
+/// How the help groups them.
+const IMAGES: &str = "Images and builds";
 
 /// Options of a worker about images.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -26,36 +30,40 @@ pub(crate) struct Args {
     /// When images are fetched: `missing` (when they are not here), `floating` or `floating=DURATION` (also when the tag has no
     /// number in it, such as `latest`, and was last looked for so long ago), `always` or `never`
     /// [env: METAPAGE_IO_WORKER_PULL] [default: floating=24h]
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", help_heading = IMAGES)]
     pull: Option<String>,
     /// The platform that images are for, such as `linux/arm64` [env: METAPAGE_IO_WORKER_PLATFORM] [default: the engine's]
-    #[arg(long, value_name = "PLATFORM")]
+    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     platform: Option<String>,
     /// Images to fetch at the start and to keep, with commas between [env: METAPAGE_IO_WORKER_PREPULL]
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", help_heading = IMAGES)]
     prepull: Option<String>,
     /// How much is kept of the images that this worker fetched or built itself, such as `50g`, or `all`; beyond that, those
     /// unused for longest go [env: METAPAGE_IO_WORKER_IMAGE_CACHE] [default: 100g]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = IMAGES)]
     image_cache: Option<String>,
     /// A login to a registry, HOST=USER:PASSWORD; may be given several times. Others on this machine can read it here: better set
     /// METAPAGE_IO_WORKER_REGISTRY_LOGINS (with spaces between), or use `docker login`, whose logins are taken too
-    #[arg(long, value_name = "LOGIN")]
+    #[arg(long, value_name = "LOGIN", help_heading = IMAGES)]
     registry_login: Vec<String>,
     /// How many images are built at once; with 0, jobs that say how to build theirs fail here
     /// [env: METAPAGE_IO_WORKER_BUILDS] [default: 2]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = IMAGES)]
     builds: Option<String>,
     /// The longest that one build may take [env: METAPAGE_IO_WORKER_BUILD_TIME] [default: 30m]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", help_heading = IMAGES)]
     build_time: Option<String>,
     /// The most that the files of one build may have, unpacked [env: METAPAGE_IO_WORKER_BUILD_FILES] [default: 4g]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = IMAGES)]
     build_files: Option<String>,
     /// What builds: `buildkit`, `classic`, or `auto` (BuildKit where the engine is new enough and --job-cpus, --job-memory and
     /// --network ask for nothing that it cannot be held to) [env: METAPAGE_IO_WORKER_BUILDER] [default: auto]
-    #[arg(long, value_name = "WHAT")]
+    #[arg(long, value_name = "WHAT", help_heading = IMAGES)]
     builder: Option<String>,
+    /// A registry of your own in which built images are kept, such as `registry.example:5000/builds`: workers that name the same
+    /// one build each image once. Nothing is sent anywhere without it [env: METAPAGE_IO_WORKER_BUILD_REGISTRY]
+    #[arg(long, value_name = "HOST/PREFIX", help_heading = IMAGES)]
+    build_registry: Option<String>,
 }
 
 impl Args {
@@ -78,11 +86,13 @@ impl Args {
         let defaults = BuildConfig::default();
         let time = setting("--build-time", self.build_time.as_deref(), BUILD_TIME);
         let files = setting("--build-files", self.build_files.as_deref(), BUILD_FILES);
+        let registry = setting("--build-registry", self.build_registry.as_deref(), BUILD_REGISTRY);
         Ok(BuildConfig {
             at_once: setting("--builds", self.builds.as_deref(), BUILDS).or(env, BUILDS_DEFAULT, builds)?,
             duration_ms_max: time.or(env, defaults.duration_ms_max, parse_duration_ms)?,
             context_bytes_max: files.or(env, defaults.context_bytes_max, size)?,
             builder: setting("--builder", self.builder.as_deref(), BUILDER).or(env, Builder::Auto, str::parse)?,
+            registry: registry.find(env, str::parse)?,
         })
     }
 
@@ -126,7 +136,8 @@ fn list(text: &str) -> Result<Vec<String>, &'static str> {
     if names.iter().any(String::is_empty) { Err("write names of images with commas between them") } else { Ok(names) }
 }
 
-fn cache_size(text: &str) -> Result<Option<u64>, String> {
+/// A size, or `all`.
+pub(super) fn cache_size(text: &str) -> Result<Option<u64>, String> {
     if text == "all" { Ok(None) } else { size(text).map(Some) }
 }
 

@@ -1,16 +1,23 @@
 //! `gridsocket job …`: the options of the commands that submit jobs and look after them.
 
+mod build;
+
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use protocol::array::Indices;
 use protocol::id::{JobId, Namespace, QueueName};
 
+pub(crate) use build::{Build, BuildArgs};
+
 use super::local::PORT_DEFAULT;
 use super::setting::{Env, UsageError, base_url, flag_only, setting};
 
 const API: &str = "GRIDSOCKET_API";
 const QUEUE: &str = "GRIDSOCKET_QUEUE";
+/// What earlier command lines call the same.
+const APIS: [&str; 3] = [API, "API_SERVER_ADDRESS", "CQ_API"];
+const QUEUES: [&str; 2] = [QUEUE, "CQ_QUEUE"];
 /// The image of a job that names none: small, and it has a shell.
 const IMAGE_DEFAULT: &str = "alpine:latest";
 /// What stands for "read it from standard input".
@@ -29,35 +36,51 @@ pub(crate) struct Args {
 #[expect(clippy::large_enum_variant, reason = "there is one, and clap fills it")]
 pub(crate) enum Command {
     /// Submit a job; prints its id, or with `--wait` its output
+    #[command(alias = "submit")]
     Add(Add),
     /// Wait for a job's end; shows its output and ends with its exit code
+    #[command(alias = "wait")]
     Await(Await),
     /// Print a job's log
     Logs(Logs),
     /// Print a job's result as JSON
+    #[command(alias = "get")]
     Result(One),
     /// Cancel a job
     Cancel(Cancel),
     /// Say why a job stands where it stands: its place in line, the workers, what they lack
     Explain(Explain),
     /// List a queue's jobs
+    #[command(alias = "list")]
     Ls(Ls),
+    #[command(hide = true)]
+    Run(Elsewhere),
+    #[command(hide = true)]
+    Outputs(Elsewhere),
+    #[command(hide = true)]
+    Upload(Elsewhere),
+    #[command(hide = true)]
+    Status(Elsewhere),
+    #[command(hide = true)]
+    Url(Elsewhere),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   gridsocket job add local -c 'echo hello' --wait
-  gridsocket job add local --image python:3.12-slim -c 'python /inputs/main.py' \\
-      --file main.py --file data.csv=./2026.csv --wait --output-dir out
-  id=$(gridsocket job add my-queue -c 'sleep 60'); gridsocket job logs my-queue $id --follow
-  gridsocket job add my-queue -c 'python sweep.py --seed {{index}}' --array 0-99 --wait
+  gridsocket job add local --image python:3.12-slim --file main.py \\
+      --file data.csv=./2026.csv -c 'python /inputs/main.py' -w --output-dir out
+  id=$(gridsocket job add my-queue -c 'sleep 60')
+  gridsocket job logs my-queue $id --follow
+  gridsocket job add my-queue -c 'run --seed {{index}}' --array 0-99 --wait
   gridsocket job add my-queue -c 'sleep 60' --retry    # once more, if it failed
-  gridsocket job add my-queue --from jobs.jsonl        # each line {\"definition\": {…}}, as POST /q/<queue> takes it
+  gridsocket job add my-queue --from jobs.jsonl        # {\"definition\": {…}} each
   gridsocket job explain my-queue $id
   gridsocket job ls my-queue
 
-A job finds its files in /inputs and leaves its results in /outputs. Equal definitions are one job
-with one result. With GRIDSOCKET_QUEUE and GRIDSOCKET_API set, queue and --api may be left out.";
+A job finds its files in /inputs and leaves its results in /outputs. Equal
+definitions are one job with one result. With GRIDSOCKET_QUEUE and
+GRIDSOCKET_API set, queue and --api may be left out.";
 
 /// Where the broker is.
 #[derive(Debug, clap::Args)]
@@ -75,11 +98,17 @@ impl Api {
 
 /// The broker's address: by default the one that `gridsocket local` and `gridsocket serve` listen on.
 pub(super) fn api_address(given: Option<&str>, env: Env<'_>) -> Result<String, UsageError> {
-    setting("--api", given, API).or(env, format!("http://localhost:{PORT_DEFAULT}"), base_url)
+    setting("--api", given, first_set(&APIS, env)).or(env, format!("http://localhost:{PORT_DEFAULT}"), base_url)
+}
+
+/// The first of several names of a variable that is set.
+fn first_set(names: &[&'static str], env: Env<'_>) -> &'static str {
+    let is_set = |name: &&&str| env(name).is_some_and(|value| !value.trim().is_empty());
+    names.iter().find(is_set).or(names.first()).copied().unwrap_or_default()
 }
 
 fn queue_name(given: Option<&str>, env: Env<'_>) -> Result<QueueName, UsageError> {
-    setting("queue", given, QUEUE).find(env, str::parse)?.ok_or_else(|| {
+    setting("queue", given, first_set(&QUEUES, env)).find(env, str::parse)?.ok_or_else(|| {
         UsageError::new("queue", format!("say which queue, or set {QUEUE}; `gridsocket local` has the queue `local`"))
     })
 }
@@ -101,10 +130,16 @@ pub(crate) struct Add {
     /// `-` reads a whole definition as JSON from standard input
     #[arg(value_name = "-")]
     stdin: Option<String>,
+    /// The same, as an earlier command line says it
+    #[arg(long = "queue", value_name = "QUEUE", hide = true, conflicts_with = "queue")]
+    queue_flag: Option<String>,
     /// The container image [default: alpine:latest]
-    #[arg(short, long, value_name = "IMAGE")]
+    #[arg(short, long, short_alias = 'm', value_name = "IMAGE")]
     image: Option<String>,
-    /// What to run in it [default: what the image says]
+    #[command(flatten)]
+    build: BuildArgs,
+    /// What to run in it, a program and its words; for several commands, `|` or `>` write `sh -c '…'` [default: what the image
+    /// says]
     #[arg(short, long, value_name = "COMMAND", allow_hyphen_values = true)]
     command: Option<String>,
     /// The image's entrypoint, replaced
@@ -138,8 +173,11 @@ pub(crate) struct Add {
     #[arg(short, long)]
     wait: bool,
     /// Where result files go, with --wait
-    #[arg(short, long, value_name = "DIR", requires = "wait")]
+    #[arg(short, long, alias = "outputs", value_name = "DIR")]
     output_dir: Option<PathBuf>,
+    /// Shared memory (/dev/shm) it needs, such as 1g
+    #[arg(long, value_name = "SIZE")]
+    shm_size: Option<String>,
     /// Ask the worker for debug output
     #[arg(long)]
     debug: bool,
@@ -164,7 +202,7 @@ pub(crate) enum Source {
     /// A definition on standard input.
     Stdin,
     /// A definition made of flags.
-    Flags(Spec),
+    Flags(Box<Spec>),
     /// Many submissions, a line each; `None`: on standard input.
     Lines(Option<PathBuf>),
 }
@@ -180,6 +218,10 @@ pub(crate) struct Spec {
     pub(crate) entrypoint: Option<String>,
     /// Where to run it.
     pub(crate) workdir: Option<String>,
+    /// How its image is built, instead of [`Self::image`].
+    pub(crate) build: Option<Build>,
+    /// Its shared memory, as written.
+    pub(crate) shm_size: Option<String>,
     /// Files for `/inputs`: name and path.
     pub(crate) files: Vec<(String, PathBuf)>,
     /// Environment variables.
@@ -218,7 +260,8 @@ pub(crate) struct AddSettings {
 impl Add {
     /// Applies flag > variable > default.
     pub(crate) fn settings(&self, env: Env<'_>) -> Result<AddSettings, UsageError> {
-        let (queue, stdin) = match (self.queue.as_deref(), self.stdin.as_deref()) {
+        let queue = self.queue.as_deref().or(self.queue_flag.as_deref());
+        let (queue, stdin) = match (queue, self.stdin.as_deref()) {
             (Some(STDIN), None) => (None, true),
             (queue, Some(STDIN)) => (queue, true),
             (queue, None) => (queue, false),
@@ -241,7 +284,7 @@ impl Add {
                 self.no_definition("a definition on standard input is taken as it is; put this into it")?;
                 Source::Stdin
             }
-            None => Source::Flags(self.spec(env)?),
+            None => Source::Flags(Box::new(self.spec(env)?)),
         };
         Ok(AddSettings {
             target: Target { api: self.api.settings(env)?, queue: queue_name(queue, env)? },
@@ -259,6 +302,8 @@ impl Add {
     fn no_definition(&self, why: &str) -> Result<(), UsageError> {
         let given = [
             ("--image", self.image.is_some()),
+            ("--git, or another option of a build", self.build.is_given()),
+            ("--shm-size", self.shm_size.is_some()),
             ("--command", self.command.is_some()),
             ("--entrypoint", self.entrypoint.is_some()),
             ("--workdir", self.workdir.is_some()),
@@ -283,6 +328,9 @@ impl Add {
             command: self.command.clone(),
             entrypoint: self.entrypoint.clone(),
             workdir: self.workdir.clone(),
+            build: self.build.build(env)?,
+            shm_size: flag_only("--shm-size", self.shm_size.as_deref())
+                .find(env, |text| protocol::size::parse_size_bytes(text).map(|_| text.to_owned()))?,
             files: files.filter_map(Result::transpose).collect::<Result<_, _>>()?,
             env: variables.filter_map(Result::transpose).collect::<Result<_, _>>()?,
             cpus: flag_only("--cpus", self.cpus.as_deref()).find(env, cpus)?,
@@ -292,6 +340,12 @@ impl Add {
                 .find(env, |text| protocol::size::parse_size_bytes(text).map(|_| text.to_owned()))?,
             max_duration: flag_only("--max-duration", self.max_duration.as_deref()).find(env, duration)?,
         };
+        if spec.build.is_some() && self.image.is_some() {
+            return Err(UsageError::new(
+                "--image",
+                "a job has an image, or one is built for it; leave one of the two out",
+            ));
+        }
         for (at, (name, _)) in spec.files.iter().enumerate() {
             if spec.files[..at].iter().any(|(earlier, _)| earlier == name) {
                 return Err(UsageError::new(
@@ -353,6 +407,9 @@ pub(crate) struct One {
     /// The job's id, 64 hex digits
     #[arg(value_name = "JOB")]
     job: String,
+    /// The queue, as an earlier command line says it
+    #[arg(long = "queue", value_name = "QUEUE", hide = true, conflicts_with = "queue")]
+    queue_flag: Option<String>,
     #[command(flatten)]
     api: Api,
 }
@@ -360,7 +417,8 @@ pub(crate) struct One {
 impl One {
     /// Applies flag > variable > default.
     pub(crate) fn settings(&self, env: Env<'_>) -> Result<(Target, JobId), UsageError> {
-        let target = Target { api: self.api.settings(env)?, queue: queue_name(self.queue.as_deref(), env)? };
+        let queue = self.queue.as_deref().or(self.queue_flag.as_deref());
+        let target = Target { api: self.api.settings(env)?, queue: queue_name(queue, env)? };
         let job = self.job.parse().map_err(|error| UsageError::new(format!("{:?}", self.job), format!("{error}")))?;
         Ok((target, job))
     }
@@ -373,7 +431,7 @@ pub(crate) struct Await {
     #[command(flatten)]
     pub(crate) one: One,
     /// Where result files go
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, alias = "outputs", value_name = "DIR")]
     pub(crate) output_dir: Option<PathBuf>,
 }
 
@@ -446,6 +504,21 @@ impl Ls {
     /// Applies flag > variable > default.
     pub(crate) fn settings(&self, env: Env<'_>) -> Result<Target, UsageError> {
         Ok(Target { api: self.api.settings(env)?, queue: queue_name(self.queue.as_deref(), env)? })
+    }
+}
+
+/// What earlier command lines call otherwise: refused, with the words that do it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Elsewhere {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    words: Vec<String>,
+}
+
+impl Elsewhere {
+    /// Says what to write instead of `command`.
+    pub(crate) fn refusal(&self, command: &str, instead: &str) -> UsageError {
+        let rest = if self.words.is_empty() { "" } else { " …" };
+        UsageError::new(format!("job {command}{rest}"), format!("there is no such command; {instead}"))
     }
 }
 

@@ -8,7 +8,7 @@ use super::serve::folder;
 use super::setting::{Env, UsageError, setting};
 use super::{local, worker as worker_args};
 
-const QUEUE: &str = "METAPAGE_IO_WORKER_QUEUE";
+pub(super) const QUEUE: &str = "METAPAGE_IO_WORKER_QUEUE";
 const MODE: &str = "METAPAGE_IO_WORKER_MODE";
 const API_ADDRESS: &str = "METAPAGE_IO_WORKER_API_ADDRESS";
 const ID: &str = "METAPAGE_IO_WORKER_ID";
@@ -19,7 +19,7 @@ const PUBLIC_API: &str = "DEV_ONLY_EXTERNAL_SERVER_ADDRESS";
 /// The broker that workers of the existing system dial.
 const API_ADDRESS_DEFAULT: &str = "https://container.mtfm.io";
 /// The existing system's folder: it must have the same path for the container engine, and `/tmp` is what people mount.
-const DATA_DIRECTORY_DEFAULT: &str = "/tmp/worker-metapage-io";
+pub(super) const DATA_DIRECTORY_DEFAULT: &str = "/tmp/worker-metapage-io";
 
 /// Options of `gridsocket run`.
 #[derive(Debug, clap::Args)]
@@ -28,11 +28,14 @@ pub(crate) struct Args {
     /// The queues to work for, in turn; at least one unless `--mode=local` [env: METAPAGE_IO_WORKER_QUEUE, with commas between]
     #[arg(value_name = "QUEUE")]
     queues: Vec<String>,
+    /// The same, as the oldest deployments say it
+    #[arg(long = "queue", value_name = "QUEUE", hide = true)]
+    queue_flags: Vec<String>,
     /// The broker's address [env: METAPAGE_IO_WORKER_API_ADDRESS] [default: https://container.mtfm.io]
     #[arg(short, long, value_name = "URL")]
     api_address: Option<String>,
-    /// `remote`: work for a broker elsewhere; `local`: be the broker too, as `gridsocket local`
-    /// [env: METAPAGE_IO_WORKER_MODE] [default: remote]
+    /// `remote`: work for a broker elsewhere; `local`: be the broker too, as `gridsocket local`, whose other options are then
+    /// said by their variables [env: METAPAGE_IO_WORKER_MODE] [default: remote]
     #[arg(short, long, value_name = "MODE")]
     mode: Option<String>,
     /// Local mode: the port of page and interface [env: METAPAGE_IO_WORKER_PORT] [default: 8000]
@@ -52,21 +55,26 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   gridsocket run my-secret-queue --api-address http://broker.example:8000
-  gridsocket run my-secret-queue -a http://broker.example:8000 -c 4 --gpus device=0,1 -t 1h
-  gridsocket run my-secret-queue our-secret-queue -a http://broker.example:8000 -c 4
-  METAPAGE_IO_WORKER_QUEUE=my-secret-queue METAPAGE_IO_WORKER_CPUS=4 gridsocket run
+  gridsocket run my-secret-queue -a http://broker.example:8000 -c 4 -t 1h \
+    --gpus device=0,1
+  gridsocket run my-secret-queue our-queue -a http://broker.example:8000
+  METAPAGE_IO_WORKER_QUEUE=my-secret-queue gridsocket run
 
-Several queues share what the worker has: what is free goes to the one that uses least of it.
-DOCKER_HOST names the container engine. METAPAGE_IO_WORKER_GENERATE_WORKER_ID=true takes a new id
-at each start.";
+Several queues share what the worker has: what is free goes to the one that
+uses least of it. `gridsocket doctor` says whether a worker works here.
+
+DOCKER_HOST names the container engine.
+METAPAGE_IO_WORKER_GENERATE_WORKER_ID=true takes a new id at each start,
+METAPAGE_IO_WORKER_RUN_STANDALONE=true starts an engine (dockerd) of the
+worker's own.";
 
 /// What `gridsocket run` is to be.
 #[derive(Clone, Debug)]
 pub(crate) enum Settings {
     /// A worker for a broker elsewhere.
-    Remote(Remote),
+    Remote(Box<Remote>),
     /// `gridsocket local`.
-    Local(local::Settings),
+    Local(Box<local::Settings>),
 }
 
 /// Checked options of a worker for a broker elsewhere.
@@ -78,6 +86,8 @@ pub(crate) struct Remote {
     pub(crate) on_exit: ShutdownMode,
     /// Whether to say more in the log.
     pub(crate) debug: bool,
+    /// What is seen of it meanwhile.
+    pub(crate) console: worker_args::Console,
 }
 
 #[derive(Clone, Copy)]
@@ -90,8 +100,8 @@ impl Args {
     /// Applies flag > variable > default.
     pub(crate) fn settings(&self, env: Env<'_>) -> Result<Settings, UsageError> {
         match setting("--mode", self.mode.as_deref(), MODE).or(env, Mode::Remote, mode)? {
-            Mode::Remote => self.remote(env).map(Settings::Remote),
-            Mode::Local => self.local().settings(env).map(Settings::Local),
+            Mode::Remote => self.remote(env).map(|remote| Settings::Remote(Box::new(remote))),
+            Mode::Local => self.local().settings(env).map(|local| Settings::Local(Box::new(local))),
         }
     }
 
@@ -109,13 +119,16 @@ impl Args {
         Ok(Remote {
             on_exit: self.worker.on_exit(env, worker.max_job_duration_ms)?,
             debug: self.worker.debug(env)?,
+            console: self.worker.console(),
             worker,
         })
     }
 
     /// The words, else the variable's parts. A name with a comma in it can be given as a word only.
     fn queues(&self, env: Env<'_>) -> Result<Vec<QueueName>, UsageError> {
-        let words = self.queues.iter().map(|word| setting("queue", Some(word), QUEUE).find(env, str::parse));
+        let words = self.queues.iter().map(|word| ("queue", word));
+        let words = words.chain(self.queue_flags.iter().map(|word| ("--queue", word)));
+        let words = words.map(|(place, word)| setting(place, Some(word), QUEUE).find(env, str::parse));
         let given = words.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
         let (place, queues) = if given.is_empty() {
             (QUEUE, setting("queue", None, QUEUE).or(env, Vec::new(), queues)?)
@@ -143,10 +156,9 @@ impl Args {
     fn local(&self) -> local::Args {
         local::Args {
             port: self.port.clone(),
-            listen: None,
             data_directory: self.data_directory.clone(),
-            webhooks: super::webhooks::Args::default(),
             worker: self.worker.clone(),
+            ..local::Args::default()
         }
     }
 }

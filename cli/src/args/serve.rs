@@ -3,10 +3,10 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-use broker::config::{AddressRange, AddressRangeError, Config, Durability};
+use broker::config::Config;
 
 use super::data_home;
-use super::setting::{Env, UsageError, base_url, setting};
+use super::setting::{Env, UsageError, setting};
 
 /// Where a broker listens unless told otherwise: this machine only, so that nothing is public by accident.
 pub(crate) const LISTEN_DEFAULT: SocketAddr =
@@ -22,27 +22,8 @@ pub(crate) struct Args {
     /// The folder for the event log, blobs and logs [env: GRIDSOCKET_DATA] [default: ~/.local/share/gridsocket/broker]
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
-    /// Where blobs are kept: a folder, or `s3://BUCKET[/PREFIX]?endpoint=…&region=…` with credentials in AWS_ACCESS_KEY_ID and
-    /// AWS_SECRET_ACCESS_KEY [env: GRIDSOCKET_BLOBS, else AWS_S3_BUCKET] [default: inside the data folder]
-    #[arg(long, value_name = "URL")]
-    blobs: Option<String>,
-    /// When a change counts as stored: `fsync` (on disk before anyone is told) or `interval` (faster; a power cut may lose
-    /// the last moments) [env: GRIDSOCKET_DURABILITY] [default: fsync]
-    #[arg(long, value_name = "WHEN")]
-    durability: Option<String>,
-    /// How others reach this broker, where it cannot be told from what they ask [env: GRIDSOCKET_PUBLIC_URL]
-    #[arg(long, value_name = "URL")]
-    public_url: Option<String>,
-    /// A proxy in front of this broker, or a range of them, such as `10.0.0.0/8`: what it says about its clients' addresses is
-    /// believed, so that limits are theirs; may be repeated [env: GRIDSOCKET_TRUSTED_PROXY, apart by commas]
-    #[arg(long = "trusted-proxy", value_name = "ADDR[/BITS]")]
-    trusted_proxies: Vec<String>,
     #[command(flatten)]
-    webhooks: super::webhooks::Args,
-    /// Set a limit, such as `live-jobs=200000` or `blob=1TiB`; may be repeated; one that does not exist lists them all
-    /// [env: GRIDSOCKET_LIMITS, apart by commas]
-    #[arg(long = "limit", value_name = "NAME=VALUE")]
-    limits: Vec<String>,
+    broker: super::broker::Args,
 }
 
 const EXAMPLES: &str = "\
@@ -65,25 +46,7 @@ impl Args {
     pub(crate) fn settings(&self, env: Env<'_>) -> Result<Settings, UsageError> {
         let data = setting("--data", self.data.as_deref(), "GRIDSOCKET_DATA").find(env, folder)?;
         let mut broker = Config::new(data.unwrap_or_else(|| data_home(env).join("broker")));
-        if let Some(blobs) = super::blobs::find(self.blobs.as_deref(), env)? {
-            broker.blobs = blobs;
-        }
-        broker.durability = setting("--durability", self.durability.as_deref(), "GRIDSOCKET_DURABILITY").or(
-            env,
-            Durability::Fsync,
-            durability,
-        )?;
-        broker.public_url =
-            setting("--public-url", self.public_url.as_deref(), "GRIDSOCKET_PUBLIC_URL").find(env, base_url)?;
-        let proxies = (!self.trusted_proxies.is_empty()).then(|| self.trusted_proxies.join(","));
-        broker.trusted_proxies = setting("--trusted-proxy", proxies.as_deref(), "GRIDSOCKET_TRUSTED_PROXY")
-            .find(env, address_ranges)?
-            .unwrap_or_default();
-        broker.webhooks = self.webhooks.reach(env)?;
-        let limits = (!self.limits.is_empty()).then(|| self.limits.join(","));
-        let mut set = broker.limits.clone();
-        setting("--limit", limits.as_deref(), "GRIDSOCKET_LIMITS").find(env, |text| set.set(text))?;
-        broker.limits = set;
+        self.broker.apply(env, &mut broker)?;
         let listen =
             setting("--listen", self.listen.as_deref(), "GRIDSOCKET_LISTEN").or(env, LISTEN_DEFAULT, listen)?;
         Ok(Settings { listen, broker })
@@ -91,7 +54,7 @@ impl Args {
 }
 
 /// Reads `ADDR:PORT`; a name that resolves will do.
-fn listen(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     const RULE: &str = "write an address and a port, such as 127.0.0.1:8000 or 0.0.0.0:8000";
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -108,23 +71,11 @@ pub(super) fn folder(text: &str) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("write the path of a folder") } else { Ok(text.into()) }
 }
 
-pub(super) fn address_ranges(text: &str) -> Result<Vec<AddressRange>, AddressRangeError> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse).collect()
-}
-
-fn durability(text: &str) -> Result<Durability, &'static str> {
-    match text {
-        "fsync" => Ok(Durability::Fsync),
-        "interval" => Ok(Durability::Interval),
-        _ => Err("write fsync or interval"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use broker::config::BlobsUrl;
+    use broker::config::{BlobsUrl, Durability};
     use clap::Parser;
 
     use super::*;

@@ -3,7 +3,7 @@
 use broker::webhooks::Reach;
 use protocol::id::{IdError, QueueName};
 
-use super::serve::address_ranges;
+use super::broker::address_ranges;
 use super::setting::{Env, UsageError, setting, truth};
 
 /// Options of a broker's webhooks.

@@ -1,14 +1,17 @@
 //! The worker's options that `gridsocket run` and `gridsocket local` share, by the names that existing deployments use.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use worker::ShutdownMode;
 use worker::config::{
-    CPUS_MAX, Config, GpuSpec, Isolation, JOB_DURATION_MS_DEFAULT, JobLimits, Ulimit, parse_duration_ms, parse_name,
+    CPUS_MAX, Config, GpuSpec, Isolation, JOB_DURATION_MS_DEFAULT, JobLimits, MIN_FREE_DISK_BYTES_DEFAULT, Ulimit,
+    parse_duration_ms, parse_name,
 };
 
-use super::images;
 use super::setting::{Env, UsageError, setting, truth};
+use super::{files, images};
+use crate::logging::LogFormat;
 
 const CPUS: &str = "METAPAGE_IO_WORKER_CPUS";
 const GPUS: &str = "METAPAGE_IO_WORKER_GPUS";
@@ -30,8 +33,17 @@ const RUNTIME: &str = "METAPAGE_IO_WORKER_RUNTIME";
 const CGROUP_PARENT: &str = "METAPAGE_IO_WORKER_CGROUP_PARENT";
 const NETWORK: &str = "METAPAGE_IO_WORKER_NETWORK";
 const ON_EXIT: &str = "METAPAGE_IO_WORKER_ON_EXIT";
+const DRAIN_TIMEOUT: &str = "METAPAGE_IO_WORKER_DRAIN_TIMEOUT";
+const MIN_FREE_DISK: &str = "METAPAGE_IO_WORKER_MIN_FREE_DISK";
+const LISTEN_METRICS: &str = "METAPAGE_IO_WORKER_LISTEN_METRICS";
 const DEBUG: &str = "METAPAGE_IO_WORKER_DEBUG";
 const DOCKER_HOST: &str = "DOCKER_HOST";
+
+/// How the help groups what a worker can be told; what it offers comes first, without a heading of its own.
+const LIMITS: &str = "Limits of one job";
+const ISOLATION: &str = "Isolation of jobs";
+const ENDING: &str = "When it ends";
+const WATCHING: &str = "Watching it";
 
 /// Jobs at once, unless told otherwise.
 const CPUS_DEFAULT: u32 = 1;
@@ -60,69 +72,89 @@ pub(crate) struct Args {
     /// Take only jobs with one of these tags, separated by commas [env: METAPAGE_IO_WORKER_TAGS] [default: any job]
     #[arg(long, value_name = "TAGS")]
     tags: Option<String>,
+    /// Take no new jobs while less than this is free on the disk of the data directory, or of the container engine; 0: never mind
+    /// [env: METAPAGE_IO_WORKER_MIN_FREE_DISK] [default: 1g]
+    #[arg(long, value_name = "SIZE")]
+    min_free_disk: Option<String>,
     /// The most CPUs one job's container may use, fractions allowed [env: METAPAGE_IO_WORKER_JOB_CPUS]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
     job_cpus: Option<String>,
     /// The most memory one job's container may use [env: METAPAGE_IO_WORKER_JOB_MEMORY]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
     job_memory: Option<String>,
     /// The most processes and threads in one job's container [env: METAPAGE_IO_WORKER_JOB_PIDS]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
     job_pids: Option<String>,
     /// The most of `/dev/shm` that a job gets which asks for some [env: METAPAGE_IO_WORKER_JOB_SHM]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
     job_shm: Option<String>,
     /// The most disk one job may take: outputs, log and changes to its image's files [env: METAPAGE_IO_WORKER_JOB_DISK]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
     job_disk: Option<String>,
     /// The most that a queue's jobs may leave to each other in `/job-cache`; beyond it they get a new one
     /// [env: METAPAGE_IO_WORKER_JOB_CACHE]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
     job_cache: Option<String>,
     /// What one process in a container may take, such as `nofile=1024:4096,core=0` [env: METAPAGE_IO_WORKER_JOB_ULIMITS]
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", help_heading = LIMITS)]
     job_ulimits: Option<String>,
     /// Start containers so that set-uid programs in them, such as `sudo`, give nobody more rights
     /// [env: METAPAGE_IO_WORKER_NO_NEW_PRIVILEGES] [default: true]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = ISOLATION)]
     no_new_privileges: Option<String>,
     /// Capabilities that containers are started without: names with commas between, `none` or `all`
     /// [env: METAPAGE_IO_WORKER_DROP_CAPABILITIES] [default: MKNOD,NET_RAW]
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", help_heading = ISOLATION)]
     drop_capabilities: Option<String>,
     /// Let jobs change their copies of the inputs, below `/inputs` [env: METAPAGE_IO_WORKER_WRITABLE_INPUTS] [default: false]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = ISOLATION)]
     writable_inputs: Option<String>,
     /// Whom jobs run as: `worker` (as this process does), `image` (as the image says) or UID:GID
     /// [env: METAPAGE_IO_WORKER_USER] [default: worker]
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", help_heading = ISOLATION)]
     user: Option<String>,
     /// The container engine's runtime for jobs, such as `runsc` [env: METAPAGE_IO_WORKER_RUNTIME] [default: the engine's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = ISOLATION)]
     runtime: Option<String>,
     /// The control group to start containers in, which can hold all of them together to a limit
     /// [env: METAPAGE_IO_WORKER_CGROUP_PARENT] [default: the engine's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = ISOLATION)]
     cgroup_parent: Option<String>,
     /// The network for jobs: `default` (a bridge of the workers' own), `none`, `internet-only` (nothing on the host, its
     /// neighbours or the cloud's metadata service; needs root and iptables), or one of the container engine by its name
     /// [env: METAPAGE_IO_WORKER_NETWORK] [default: default]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = ISOLATION)]
     network: Option<String>,
     #[command(flatten)]
     images: images::Args,
+    #[command(flatten)]
+    files: files::Args,
     /// Running jobs at SIGTERM: `leave` (a restarted worker takes them over), `drain` or `drain=DURATION` (wait for them), or
     /// `kill` (hand them back) [env: METAPAGE_IO_WORKER_ON_EXIT] [default: leave]
-    #[arg(long, value_name = "WHAT")]
+    #[arg(long, value_name = "WHAT", help_heading = ENDING)]
     on_exit: Option<String>,
     /// Short for --on-exit=drain
-    #[arg(long, conflicts_with_all = ["on_exit", "kill_on_exit"])]
+    #[arg(long, conflicts_with_all = ["on_exit", "kill_on_exit"], help_heading = ENDING)]
     drain: bool,
+    /// The longest that draining may take; then what still runs is left, as with `leave`. Given alone, the same as --drain too
+    /// [env: METAPAGE_IO_WORKER_DRAIN_TIMEOUT] [default: as --max-job-duration]
+    #[arg(long, value_name = "DURATION", conflicts_with = "kill_on_exit", help_heading = ENDING)]
+    drain_timeout: Option<String>,
     /// Short for --on-exit=kill
-    #[arg(long, conflicts_with = "on_exit")]
+    #[arg(long, conflicts_with = "on_exit", help_heading = ENDING)]
     kill_on_exit: bool,
+    /// Tell numbers (`/metrics`, for Prometheus) and health (`/healthz`) at this address, such as `127.0.0.1:9464`; a port alone is
+    /// this machine's [env: METAPAGE_IO_WORKER_LISTEN_METRICS] [default: nowhere]
+    #[arg(long, value_name = "ADDR", help_heading = WATCHING)]
+    listen_metrics: Option<String>,
+    /// Show in the terminal what the worker does, as `gridsocket top`, instead of its log
+    #[arg(long, help_heading = WATCHING)]
+    tui: bool,
+    /// How the log is written: `text`, or `json` with one object in each line [env: GRIDSOCKET_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = WATCHING)]
+    log_format: Option<LogFormat>,
     /// Say more in the log [env: METAPAGE_IO_WORKER_DEBUG]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = WATCHING)]
     debug: Option<String>,
 }
 
@@ -153,6 +185,11 @@ impl Args {
         config.network = setting("--network", self.network.as_deref(), NETWORK).or(env, None, network)?;
         config.images = self.images.images(env)?;
         config.builds = self.images.builds(env)?;
+        config.files = self.files.files(env)?;
+        let min_free = setting("--min-free-disk", self.min_free_disk.as_deref(), MIN_FREE_DISK);
+        config.min_free_disk_bytes = min_free.or(env, MIN_FREE_DISK_BYTES_DEFAULT, free_disk)?;
+        let listen = setting("--listen-metrics", self.listen_metrics.as_deref(), LISTEN_METRICS);
+        config.listen_metrics = listen.find(env, listen_address)?;
         config.docker_host = env(DOCKER_HOST).filter(|host| !host.trim().is_empty());
         Ok(())
     }
@@ -178,16 +215,38 @@ impl Args {
         let given = match (self.drain, self.kill_on_exit) {
             (true, _) => Some("drain"),
             (false, true) => Some("kill"),
-            (false, false) => self.on_exit.as_deref(),
+            (false, false) => self.on_exit.as_deref().or(self.drain_timeout.is_some().then_some("drain")),
         };
-        let read = |text: &str| on_exit(text, max_job_duration_ms);
+        // No job runs longer than that.
+        let limit = setting("--drain-timeout", self.drain_timeout.as_deref(), DRAIN_TIMEOUT);
+        let limit_ms = limit.or(env, max_job_duration_ms, parse_duration_ms)?;
+        let read = |text: &str| on_exit(text, limit_ms);
         setting("--on-exit", given, ON_EXIT).or(env, ShutdownMode::Leave, read)
+    }
+
+    /// What is seen of the worker meanwhile.
+    pub(super) const fn console(&self) -> Console {
+        Console { is_view: self.tui, format: self.log_format }
     }
 
     /// Whether to say more in the log.
     pub(super) fn debug(&self, env: Env<'_>) -> Result<bool, UsageError> {
         setting("--debug", self.debug.as_deref(), DEBUG).or(env, false, truth)
     }
+}
+
+/// What is seen of a worker while it works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Console {
+    /// Whether a view is wanted, where there is a terminal for it.
+    pub(crate) is_view: bool,
+    /// How the log is written, if that was said here.
+    pub(crate) format: Option<LogFormat>,
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    let port = text.parse().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+    port.or_else(|_| text.parse()).map_err(|_| "write an address with its port, such as 127.0.0.1:9464")
 }
 
 fn cpus(text: &str) -> Result<u32, String> {
@@ -228,6 +287,10 @@ fn size(text: &str) -> Result<u64, String> {
     protocol::size::parse_size_bytes(text).map_err(|error| error.to_string())
 }
 
+fn free_disk(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { size(text) }
+}
+
 fn ulimits(text: &str) -> Result<Vec<Ulimit>, &'static str> {
     text.split(',').map(str::parse).collect()
 }
@@ -240,13 +303,12 @@ fn network(text: &str) -> Result<Option<String>, &'static str> {
     }
 }
 
-fn on_exit(text: &str, max_job_duration_ms: u64) -> Result<ShutdownMode, &'static str> {
+fn on_exit(text: &str, limit_ms: u64) -> Result<ShutdownMode, &'static str> {
     const RULE: &str = "write leave, drain, drain=10m or kill";
     match text.split_once('=') {
         None if text == "leave" => Ok(ShutdownMode::Leave),
         None if text == "kill" => Ok(ShutdownMode::Kill),
-        // No job runs longer than that.
-        None if text == "drain" => Ok(ShutdownMode::Drain { limit: Duration::from_millis(max_job_duration_ms) }),
+        None if text == "drain" => Ok(ShutdownMode::Drain { limit: Duration::from_millis(limit_ms) }),
         Some(("drain", limit)) => {
             let limit = parse_duration_ms(limit).map_err(|_| RULE)?;
             Ok(ShutdownMode::Drain { limit: Duration::from_millis(limit) })
@@ -281,8 +343,14 @@ mod tests {
         assert_eq!(tags("a, b"), Ok(vec!["a".into(), "b".into()]));
         assert!(tags("a,,b").is_err());
         assert_eq!(ulimits("nofile=1:2,core=0").unwrap().len(), 2);
+        assert_eq!((free_disk("0"), free_disk("1g")), (Ok(0), Ok(1 << 30)));
+        assert!(free_disk("much").is_err());
         assert!(ulimits("").is_err() && ulimits("nofile=1,").is_err());
         assert_eq!((network("default"), network("none")), (Ok(None), Ok(Some("none".to_owned()))));
         assert!(network("").is_err());
+        let address = |text| listen_address(text).map(|address| address.to_string());
+        assert_eq!(address("9464").unwrap(), "127.0.0.1:9464");
+        assert_eq!(address("[::]:1").unwrap(), "[::]:1");
+        assert!(address("localhost:1").is_err() && address("0.0.0.0").is_err() && address("70000").is_err());
     }
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use protocol::array::Indices;
 use protocol::json::{self, Value};
 
-use crate::args::job::Spec;
+use crate::args::job::{Build, Spec};
 
 /// The largest file that travels inside a definition, in bytes; a larger one is a blob, named by its digest.
 pub(crate) const INLINE_BYTES_MAX: u64 = 200;
@@ -42,12 +42,16 @@ impl Input {
 
 /// Makes the definition. What no flag asks for is not in it.
 pub(crate) fn definition(spec: &Spec, inputs: &[(String, Input)]) -> Value {
-    let mut fields = vec![("image", Value::from(spec.image.as_str()))];
+    let mut fields = vec![match &spec.build {
+        Some(build) => ("build", block(build)),
+        None => ("image", Value::from(spec.image.as_str())),
+    }];
     let texts = [
         ("command", &spec.command),
         ("entrypoint", &spec.entrypoint),
         ("workdir", &spec.workdir),
         ("maxDuration", &spec.max_duration),
+        ("shmSize", &spec.shm_size),
     ];
     fields.extend(texts.into_iter().filter_map(|(name, text)| Some((name, Value::from(text.as_deref()?)))));
     if !spec.env.is_empty() {
@@ -70,6 +74,15 @@ pub(crate) fn definition(spec: &Spec, inputs: &[(String, Input)]) -> Value {
         fields.push(("requirements", Value::object(needs)));
     }
     Value::object(fields)
+}
+
+fn block(build: &Build) -> Value {
+    let texts = build.fields.iter().map(|(name, text)| (*name, Value::from(text.as_str())));
+    let args = (!build.args.is_empty()).then(|| {
+        let args = build.args.iter().map(|arg| Value::from(arg.as_str()));
+        ("buildArgs", Value::Array(args.collect()))
+    });
+    Value::object(texts.chain(args))
 }
 
 /// What goes with a definition.
@@ -115,6 +128,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn an_image_that_is_built_takes_the_place_of_one_that_has_a_name() {
+        let fields = vec![("context", "https://h/x".to_owned())];
+        let build = Some(Build { fields, args: vec!["A=1".to_owned()], dockerfile: None });
+        let spec = Spec { build, shm_size: Some("1g".into()), ..spec("unused", "true") };
+        let written = json::to_json(&definition(&spec, &[]));
+        assert_eq!(
+            written,
+            r#"{"build":{"context":"https://h/x","buildArgs":["A=1"]},"command":"true","shmSize":"1g"}"#
+        );
+    }
+
     fn spec(image: &str, command: &str) -> Spec {
         Spec { image: image.into(), command: Some(command.into()), ..Spec::default() }
     }
@@ -139,6 +164,8 @@ mod tests {
             gpus: Some(2),
             memory: Some("1g".into()),
             max_duration: Some("5m".into()),
+            build: None,
+            shm_size: None,
         };
         let inputs = [("a.txt".to_owned(), Input::Inline(b"hello\n".to_vec()))];
         assert_eq!(

@@ -386,7 +386,7 @@ fn log_step(text: &str) -> LogStep {
 
 /// A JavaScript number as a whole one, if it is that large and no larger than JavaScript counts exactly.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
-fn whole(number: Option<f64>) -> Option<u64> {
+pub(super) fn whole(number: Option<f64>) -> Option<u64> {
     number.filter(|number| (0.0..=9_007_199_254_740_991.0).contains(number)).map(|number| number as u64)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::models::ContainerInspectResponse;
 use protocol::definition::Definition;
 use protocol::native::{HeldRun, StopReason};
 use tokio::sync::watch::Receiver;
@@ -10,17 +11,21 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ended::Ended;
-use crate::adopt::Adopted;
+use crate::adopt::{self, Adopted};
 use crate::clock::{parse_rfc3339, unix_now};
-use crate::container::{Deadline, DiskLimit, Frames, Seen, Standing, pump, read_seen, standing, stop_asked, watch};
+use crate::container::{
+    Deadline, DiskLimit, EgressError, Frames, Seen, Standing, pump, read_seen, standing, stop_asked, watch,
+};
 use crate::context::Context;
-use crate::files::RunDirs;
+use crate::files::{Collected, RunDirs};
 use crate::logs::RunLog;
-use crate::outcome::{Ending, exit_code_lines, in_units, out_of_memory_words};
-use crate::state_machine::run::{End, Happened, Running, Then};
+use crate::observe::Phase;
+use crate::outcome::{Ending, Outputs, exit_code_lines, in_units, out_of_memory_words};
+use crate::quarantine::{Mark, STEADY};
+use crate::state_machine::run::{End, Happened, Running, Signal, Then};
 
 /// How long an engine that went away is waited for: an upgrade of it takes less.
-const ENGINE_RETURN: Duration = Duration::from_secs(60);
+pub(super) const ENGINE_RETURN: Duration = Duration::from_secs(60);
 /// How long the rest of the output may take after the container ended. It is in the engine's buffers by then; a broker that
 /// takes nothing is found out sooner.
 const OUTPUT_REST: Duration = Duration::from_secs(60);
@@ -36,7 +41,12 @@ pub(super) struct Attended {
     pub(super) started: Instant,
     /// How long it ran, when it had ended before anybody looked.
     pub(super) duration_ms: Option<u64>,
+    /// Says on disk that the run is in a phase in which it could crash the worker.
+    pub(super) mark: Mark,
 }
+
+/// How long what a stopped job has left may be collected: it was not asked whether it is whole, and its place is wanted.
+const PARTIAL_OUTPUTS: Duration = Duration::from_secs(120);
 
 type Pumping = AbortOnDropHandle<(Seen, Result<(), bollard::errors::Error>)>;
 
@@ -50,6 +60,12 @@ pub(super) async fn adopted(context: &Arc<Context>, adopted: Adopted, stop: Rece
             return Ended::finished(ending, Some(container));
         }
     };
+    if let Err(why) = keep_in(context, &found).await {
+        // Nothing of it goes on while it is told of.
+        let _ = context.engine.signal(&container, Signal::Kill).await;
+        let why = format!("the worker cannot keep the job to the internet any more: {why}");
+        return Ended::finished(Ending::bad_input(why, unix_now()), Some(container));
+    }
     let state = found.state.as_ref();
     let time = |text: Option<&String>| text.and_then(|text| parse_rfc3339(text));
     let started_at = time(state.and_then(|state| state.started_at.as_ref())).unwrap_or_else(unix_now);
@@ -57,8 +73,9 @@ pub(super) async fn adopted(context: &Arc<Context>, adopted: Adopted, stop: Rece
         .then(|| time(state.and_then(|state| state.finished_at.as_ref())).map(|at| at.since(started_at)))
         .flatten();
     let now = Instant::now();
-    let started = now.checked_sub(Duration::from_millis(unix_now().since(started_at))).unwrap_or(now);
     let dirs = context.files.dirs(run);
+    let ran_ms = adopt::ran_ms(&dirs.root).unwrap_or_else(|| unix_now().since(started_at));
+    let started = now.checked_sub(Duration::from_millis(ran_ms)).unwrap_or(now);
     let seen = read_seen(&dirs.root);
     let log = RunLog::new(run, Arc::clone(&context.outbox), seen.lines);
     let definition = definition.and_then(|text| Definition::parse(text.as_str().as_bytes()).ok());
@@ -69,8 +86,19 @@ pub(super) async fn adopted(context: &Arc<Context>, adopted: Adopted, stop: Rece
     }
     let frames = context.engine.logs(&container);
     let image = std::future::ready(found.image);
-    let attended = Attended { run, container, dirs, log, definition, started, duration_ms };
+    let mark = context.quarantine.mark(context.key, run);
+    let attended = Attended { run, container, dirs, log, definition, started, duration_ms, mark };
     attend(context, attended, frames, seen, stop, image).await
+}
+
+/// What kept it from networks that it must not reach may have gone meanwhile.
+async fn keep_in(context: &Context, found: &ContainerInspectResponse) -> Result<(), EgressError> {
+    if standing(found) != Standing::Running {
+        return Ok(());
+    }
+    let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let networks: Vec<String> = networks.into_iter().flat_map(|networks| networks.keys().cloned()).collect();
+    context.surroundings.adopt(&context.engine, &networks).await
 }
 
 /// Follows the container to its end and says how it was. The first `seen` bytes of its output were sent before.
@@ -96,7 +124,13 @@ pub(super) async fn attend(
                 .note(format!("the job was stopped at its time limit, after {} s", duration_ms / 1000), unix_now())
                 .await;
             attended.log.note("ask for more with maxDuration, up to what the worker allows", unix_now()).await;
-            Ending::timed_out(duration_ms, attended.log.take_result())
+            tokio::select! {
+                biased;
+                _ = stop_asked(&mut stop) => return Ended::stopped(Some(container)),
+                outputs = partial_outputs(context, &attended) => {
+                    Ending::timed_out(duration_ms, attended.log.take_result()).with_outputs(outputs)
+                }
+            }
         }
         End::OverDisk(_) => {
             let limit = context.config.limits.disk_bytes.unwrap_or_default();
@@ -105,7 +139,13 @@ pub(super) async fn attend(
                 in_units(limit)
             );
             attended.log.note(why.clone(), unix_now()).await;
-            Ending::over_limit(duration_ms, attended.log.take_result(), why)
+            tokio::select! {
+                biased;
+                _ = stop_asked(&mut stop) => return Ended::stopped(Some(container)),
+                outputs = partial_outputs(context, &attended) => {
+                    Ending::over_limit(duration_ms, attended.log.take_result(), why).with_outputs(outputs)
+                }
+            }
         }
         End::Exited(code) => {
             tokio::select! {
@@ -135,7 +175,8 @@ async fn follow(
     let container = attended.container.as_str();
     let lost = |what: &str, error: &bollard::errors::Error| Box::new(Ending::engine(what, error, unix_now()));
     loop {
-        let away = match watch(&context.engine, container, &mut running, &mut deadline, disk.clone(), stop).await {
+        let watched = watch(&context.engine, container, &mut running, &mut deadline, disk.clone(), stop);
+        let away = match beside(steady(&attended.mark), watched).await {
             Ok(end) => {
                 finish_pump(context, attended, pumping).await;
                 return Ok(end);
@@ -143,6 +184,7 @@ async fn follow(
             Err(error) => error,
         };
         tracing::warn!(job.id = %attended.run.job, "the container engine went away during run {} of job {}: {away}", attended.run.run, attended.run.job);
+        context.board.engine_failed();
         let seen = join_pump(pumping).await.map_or(Seen::default(), |(seen, _)| seen);
         match context.engine.after_return(container, ENGINE_RETURN).await {
             Ok(Some(Standing::Running)) => {
@@ -160,6 +202,23 @@ async fn follow(
             Err(now) => return Err(lost("the container engine went away during the run", &now)),
         }
     }
+}
+
+/// After a while beside its container, a run is not what crashes the worker.
+async fn steady(mark: &Mark) {
+    tokio::time::sleep(STEADY).await;
+    mark.unset();
+}
+
+/// Does one thing beside another, until that is done.
+async fn beside<T>(this: impl Future<Output = ()>, that: impl Future<Output = T>) -> T {
+    let mut that = std::pin::pin!(that);
+    tokio::select! {
+        biased;
+        done = &mut that => return done,
+        () = this => {}
+    }
+    that.await
 }
 
 fn start_pump(attended: &Attended, frames: Frames, seen: Seen, keep_skipped: bool) -> Pumping {
@@ -188,6 +247,8 @@ async fn finish_pump(context: &Context, attended: &Attended, pumping: Pumping) {
 
 /// The container ended by itself: collects what it left.
 async fn exited(context: &Context, attended: &Attended, code: i64, duration_ms: u64) -> Ending {
+    context.show(attended.run, Phase::Outputs);
+    attended.mark.set();
     let has_memory_limit = context.config.limits.memory_bytes.is_some()
         || attended.definition.as_ref().is_none_or(|definition| definition.requirements.memory.is_some());
     // A limit can be hit inside and the exit code still be 0.
@@ -200,10 +261,12 @@ async fn exited(context: &Context, attended: &Attended, code: i64, duration_ms: 
     } else if out_of_memory.is_some() {
         attended.log.note("a process in the container was killed for want of memory", unix_now()).await;
     }
-    match context.files.collect(&attended.dirs.outputs).await {
+    match context.files.collect(&attended.dirs.outputs, None).await {
         Ok(collected) => {
-            for line in collected.skipped {
-                attended.log.note(line, unix_now()).await;
+            note_outputs(&attended.log, &collected).await;
+            if let Some(why) = collected.failure() {
+                let ending = Ending::outputs_failed(code, duration_ms, attended.log.take_result(), why);
+                return ending.with_outputs(collected.outputs);
             }
             let ending = Ending::success(code, duration_ms, attended.log.take_result(), collected.outputs);
             match out_of_memory {
@@ -215,6 +278,26 @@ async fn exited(context: &Context, attended: &Attended, code: i64, duration_ms: 
             attended.log.note(error.to_string(), unix_now()).await;
             Ending::outputs_failed(code, duration_ms, attended.log.take_result(), error.to_string())
         }
+    }
+}
+
+/// What a job that was stopped has left, as far as it can be had: it is stopped all the same.
+async fn partial_outputs(context: &Context, attended: &Attended) -> Outputs {
+    match context.files.collect(&attended.dirs.outputs, Some(PARTIAL_OUTPUTS)).await {
+        Ok(collected) => {
+            note_outputs(&attended.log, &collected).await;
+            collected.outputs
+        }
+        Err(error) => {
+            attended.log.note(error.to_string(), unix_now()).await;
+            Outputs::new()
+        }
+    }
+}
+
+async fn note_outputs(log: &RunLog, collected: &Collected) {
+    for line in collected.skipped.iter().chain(&collected.failed) {
+        log.note(line.clone(), unix_now()).await;
     }
 }
 

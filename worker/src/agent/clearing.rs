@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use protocol::definition::Definition;
 use protocol::native::HeldRun;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::container::{Standing, is_not_found, standing};
 use crate::context::Context;
@@ -41,28 +43,31 @@ impl Clearing {
         self.tasks.abort_all();
     }
 
-    /// Removes a container that no run here had; it was `of` that run.
-    pub(super) fn remains(&mut self, context: &Arc<Context>, of: Option<QueueRun>, container: String) {
+    /// Removes a container that no run here had; `holder` has its GPUs.
+    pub(super) fn remains(&mut self, context: &Arc<Context>, holder: QueueRun, container: String) {
         let context = Arc::clone(context);
         self.tasks.spawn(async move {
-            remove_container(&context, Some(container)).await;
-            of
+            despite_panics(|| remove_container(&context, Some(container.clone()))).await;
+            Some(holder)
         });
     }
 
-    /// Removes a run's container once its result is on disk: until then it is the only other copy of it.
+    /// Removes a run's container once its result is on disk, or was taken by the broker (then `taken` ends): until then it is
+    /// the only other copy of it.
     pub(super) fn container_once_kept(
         &mut self,
         context: &Arc<Context>,
         run: QueueRun,
-        container: Option<String>,
-        kept: oneshot::Receiver<()>,
+        container: Leftover,
+        kept: oneshot::Receiver<bool>,
+        taken: oneshot::Receiver<()>,
     ) {
         let context = Arc::clone(context);
         self.tasks.spawn(async move {
-            // No answer: it cannot be kept, which was told.
-            let _ = kept.await;
-            remove_container(&context, container).await;
+            if !kept.await.unwrap_or(false) {
+                let _ = taken.await;
+            }
+            remove_leftover(&context, run, container).await;
             Some(run)
         });
     }
@@ -77,10 +82,21 @@ impl Clearing {
     }
 
     /// Removes all that a run has here.
-    pub(super) fn run(&mut self, context: &Arc<Context>, run: QueueRun, container: Option<String>) {
+    pub(super) fn run(&mut self, context: &Arc<Context>, run: QueueRun, container: Leftover) {
         let context = Arc::clone(context);
         self.tasks.spawn(async move {
-            remove_container(&context, container).await;
+            remove_leftover(&context, run, container).await;
+            context.files.remove(run.run).await;
+            Some(run)
+        });
+    }
+
+    /// The same for a run whose job was deleted: the image that was built for it goes too.
+    pub(super) fn deleted(&mut self, context: &Arc<Context>, run: QueueRun, container: Leftover) {
+        let context = Arc::clone(context);
+        self.tasks.spawn(async move {
+            remove_leftover(&context, run, container).await;
+            discard_image(&context, run.run).await;
             context.files.remove(run.run).await;
             Some(run)
         });
@@ -93,6 +109,67 @@ impl Clearing {
             files.sweep(left_over).await;
             None
         });
+    }
+}
+
+/// What a run may have left at the engine.
+#[derive(Clone, Debug)]
+pub(super) enum Leftover {
+    Nothing,
+    Container(String),
+    /// Perhaps a container, which nobody knows the id of.
+    Unknown,
+}
+
+impl Leftover {
+    pub(super) fn of(container: Option<String>, may_have_one: bool) -> Self {
+        match container {
+            Some(container) => Self::Container(container),
+            None if may_have_one => Self::Unknown,
+            None => Self::Nothing,
+        }
+    }
+}
+
+/// Comes back once nothing of it runs.
+async fn remove_leftover(context: &Context, run: QueueRun, leftover: Leftover) {
+    despite_panics(async || match leftover.clone() {
+        Leftover::Nothing => {}
+        Leftover::Container(container) => remove_container(context, Some(container)).await,
+        Leftover::Unknown => {
+            for container in containers_of(context, run.run).await {
+                remove_container(context, Some(container)).await;
+            }
+        }
+    })
+    .await;
+}
+
+/// What holds GPUs until it is done is done, whatever happens on the way.
+async fn despite_panics<F: Future<Output = ()>>(mut work: impl FnMut() -> F) {
+    while std::panic::AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        error!("clearing away a container made the worker panic; it is tried again");
+        tokio::time::sleep(STUCK_PAUSE).await;
+    }
+}
+
+/// The image that was built for a job that is deleted goes with it.
+async fn discard_image(context: &Context, run: HeldRun) {
+    let path = context.files.dirs(run).definition;
+    let Ok(text) = tokio::fs::read(&path).await else { return };
+    if let Some(build) = Definition::parse(&text).ok().and_then(|definition| definition.build) {
+        context.builds.discard(&build).await;
+    }
+}
+
+/// A run's containers, as soon as the engine can be asked.
+async fn containers_of(context: &Context, run: HeldRun) -> Vec<String> {
+    loop {
+        match context.engine.own(&context.worker, &context.queue, Some(&run)).await {
+            Ok(found) => return found.into_iter().filter_map(|summary| summary.id).collect(),
+            Err(away) => debug!(job.id = %run.job, "cannot ask for the container of a run of job {}: {away}", run.job),
+        }
+        tokio::time::sleep(REMOVE_PAUSE).await;
     }
 }
 

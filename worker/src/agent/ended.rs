@@ -16,11 +16,18 @@ pub(super) enum RunEnd {
     Finished(Box<Ending>),
     /// Because it was told to.
     Stopped,
+    /// It was never started, and not for its own sake: somebody else is to run it.
+    Unstarted(String),
 }
 
 impl Ended {
     pub(super) fn finished(ending: Ending, container: Option<String>) -> Self {
         Self { end: RunEnd::Finished(Box::new(ending)), container }
+    }
+
+    /// The engine was not there. `container`: one that was made for it and may still be there.
+    pub(super) fn engine_away(container: Option<String>) -> Self {
+        Self { end: RunEnd::Unstarted("the container engine is away".to_owned()), container }
     }
 
     pub(super) fn stopped(container: Option<String>) -> Self {

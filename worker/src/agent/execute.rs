@@ -12,15 +12,19 @@ use protocol::raw::RawJson;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout};
 
-use super::attend::{Attended, attend, note_problems};
+use super::attend::{Attended, ENGINE_RETURN, attend, note_problems};
 use super::ended::Ended;
 use super::image::Wanted;
+use crate::adopt::write_start;
 use crate::clock::unix_now;
-use crate::container::{Frames, Plan, Seen, SurroundingsError, create_request, is_not_found, stop_asked};
+use crate::container::{
+    Frames, Plan, Seen, Standing, SurroundingsError, create_request, is_ambiguous, is_away, is_not_found, stop_asked,
+};
 use crate::context::Context;
 use crate::files::RunDirs;
 use crate::images::InUse;
 use crate::logs::RunLog;
+use crate::observe::Phase;
 use crate::outcome::Ending;
 use crate::state_machine::slots::Share;
 
@@ -41,6 +45,9 @@ pub(super) async fn execute(
     has_container: &AtomicBool,
 ) -> Ended {
     let Assignment { run, text, definition, share } = assignment;
+    if let Some(why) = context.quarantine.refuses(context.key, run.job) {
+        return Ended::finished(Ending::bad_input(why, unix_now()), None);
+    }
     let checked = definition.map_err(|error| error.to_string()).and_then(|definition| check(run, definition));
     let definition = match checked {
         Ok(definition) => definition,
@@ -52,6 +59,7 @@ pub(super) async fn execute(
     };
     let log = RunLog::new(run, Arc::clone(&context.outbox), 0);
     note_problems(&definition, &log).await;
+    let mark = context.quarantine.mark(context.key, run);
     let dirs = context.files.dirs(run);
     let build_ms = if image.is_built() { context.config.builds.duration_ms_max } else { 0 };
     let limit = Duration::from_millis(context.config.prepare_ms_max.saturating_add(build_ms));
@@ -62,12 +70,14 @@ pub(super) async fn execute(
     };
     let (_in_use, (cache, is_open)) = match prepared {
         Ok(Ok(prepared)) => prepared,
+        Ok(Err(ending)) if ending.is_engine_away || !context.engine.answers().await => return Ended::engine_away(None),
         Ok(Err(ending)) => return Ended::finished(*ending, None),
         Err(_) => {
             let why = format!("inputs and image were not there after {} s", limit.as_secs());
             return Ended::finished(Ending::bad_input(why, unix_now()), None);
         }
     };
+    context.show(run, Phase::Starting);
     let request = create_request(&plan(context, &definition, image.name(), run, &dirs, &share, &cache));
     let request = match request {
         Ok(request) => request,
@@ -77,6 +87,7 @@ pub(super) async fn execute(
     has_container.store(true, Ordering::Relaxed);
     let container = match create(context, request, &image, &log).await {
         Ok(container) => container,
+        Err(ending) if ending.is_engine_away => return Ended::engine_away(None),
         Err(ending) => return Ended::finished(*ending, None),
     };
     if !is_open && context.job_user.is_none_or(|(user, _)| user != 0) {
@@ -86,6 +97,7 @@ pub(super) async fn execute(
         |what: &str, error: &Error| Ended::finished(Ending::engine(what, error, unix_now()), Some(container.clone()));
     let frames = match context.engine.attach(&container).await {
         Ok(frames) => frames,
+        Err(error) if is_away(&error) => return Ended::engine_away(Some(container)),
         Err(error) => return refused("cannot attach to the container", &error),
     };
     if stop.borrow().is_some() {
@@ -96,11 +108,21 @@ pub(super) async fn execute(
         let (engine, container) = (context.engine.clone(), container.clone());
         tokio::spawn(async move { engine.inspect(&container).await.ok()?.image })
     };
-    if let Err(error) = start(context, &container).await {
-        return refused("cannot start the container", &error);
-    }
+    let frames = match start(context, &container).await {
+        Ok(()) => frames,
+        // Perhaps it was started, and the answer was lost: what began once must not be begun by somebody else.
+        Err(error) if is_away(&error) => match context.engine.after_return(&container, ENGINE_RETURN).await {
+            Ok(Some(Standing::Running | Standing::Exited(_))) => context.engine.logs(&container),
+            Ok(Some(Standing::Created) | None) => return Ended::engine_away(Some(container)),
+            Err(_) => return refused("cannot start the container", &error),
+        },
+        Err(error) => return refused("cannot start the container", &error),
+    };
     let started = Instant::now();
-    let attended = Attended { run, container, dirs, log, definition: Some(definition), started, duration_ms: None };
+    write_start(&dirs.root);
+    context.show(run, Phase::Running);
+    let definition = Some(definition);
+    let attended = Attended { run, container, dirs, log, definition, started, duration_ms: None, mark };
     run_attended(context, attended, frames, stop, image_id).await
 }
 
@@ -156,6 +178,7 @@ async fn prepare(
                     format!("the worker cannot keep jobs to the internet any more: {why}"),
                     unix_now(),
                 ),
+                other @ SurroundingsError::Network(_) => Ending::bad_input(other.to_string(), unix_now()),
             })
         })
     };
@@ -196,6 +219,7 @@ fn plan<'a>(
         worker: &context.worker,
         queue: &context.queue,
         api: &context.config.api,
+        data: &context.data,
         dirs,
         share,
         limits: &context.config.limits,
@@ -224,14 +248,15 @@ async fn create(
     context.engine.create(request).await.map_err(|error| refused(&error))
 }
 
-/// Starts the container; when its network was removed by somebody, makes it anew and tries once more.
+/// Starts the container; when its network was removed by somebody, or made a second time, sees to that and tries once more.
 async fn start(context: &Context, container: &str) -> Result<(), Error> {
     match context.engine.start(container).await {
-        Err(error) if is_not_found(&error) => {
+        Err(error) if is_not_found(&error) || is_ambiguous(&error) => {
             context.surroundings.doubt().await;
             context.surroundings.ensure_network(&context.engine).await.map_err(|error| match error {
                 SurroundingsError::Engine(error) => error,
                 SurroundingsError::Egress(why) => Error::IOError { err: std::io::Error::other(why) },
+                other @ SurroundingsError::Network(_) => Error::IOError { err: std::io::Error::other(other) },
             })?;
             context.engine.start(container).await
         }

@@ -7,6 +7,7 @@ use crate::clock::unix_now;
 use crate::context::Context;
 use crate::images::InUse;
 use crate::logs::RunLog;
+use crate::observe::Phase;
 use crate::outcome::Ending;
 
 /// The image that a definition asks for.
@@ -37,7 +38,8 @@ impl<'a> Wanted<'a> {
 
     /// Sees to it that the image is there. It stays as long as what is returned lives.
     pub(super) async fn ensure(&self, context: &Context, log: &RunLog) -> Result<InUse, Box<Ending>> {
-        match self.build {
+        context.show(log.run(), if self.is_built() { Phase::Building } else { Phase::Pulling });
+        let ensured = match self.build {
             Some(build) => {
                 let built = context.builds.ensure(build, &self.name, log).await;
                 built.map_err(|not_built| Box::new(Ending::not_built(not_built.logs)))
@@ -46,7 +48,9 @@ impl<'a> Wanted<'a> {
                 let there = context.images.ensure(&self.name, Some(log)).await;
                 there.map_err(|error| Box::new(Ending::no_image(&error.to_string(), unix_now())))
             }
-        }
+        };
+        context.show(log.run(), Phase::Inputs);
+        ensured
     }
 
     /// It is not there although it was: see to it again.

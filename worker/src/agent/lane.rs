@@ -1,12 +1,14 @@
 //! What the worker has for each queue that it serves, and the offers of what is free.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::error;
 
+use super::fitness::Waiting;
 use super::{Agent, stopping::Mode};
 use crate::context::Context;
 use crate::link::Epoch;
@@ -21,36 +23,57 @@ pub(super) struct Lane {
     pub(super) store: Unacknowledged,
     /// The connection that stands.
     pub(super) epoch: Option<Epoch>,
-    /// Whether its link's task has ended: nothing can be reported any more.
-    pub(super) is_cut_off: bool,
 }
 
 impl Lane {
     pub(super) fn new(context: Arc<Context>, store: Unacknowledged) -> Self {
-        Self { context, store, epoch: None, is_cut_off: false }
+        Self { context, store, epoch: None }
     }
 }
+
+/// How long a line that panicked is left alone: what made it panic may come again at once.
+const RESTART_PAUSE: Duration = Duration::from_secs(10);
 
 /// The queues' lines, each a task.
 #[derive(Default)]
 pub(super) struct Links {
     tasks: JoinSet<()>,
-    queues: Vec<(tokio::task::Id, QueueIndex)>,
+    links: Vec<Link>,
+}
+
+struct Link {
+    task: tokio::task::Id,
+    queue: QueueIndex,
+    start: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>,
 }
 
 impl Links {
-    pub(super) fn start(&mut self, queue: QueueIndex, link: impl Future<Output = ()> + Send + 'static) {
-        let task = self.tasks.spawn(link);
-        self.queues.push((task.id(), queue));
+    /// `link` makes a line, now and each time that it has to be made again.
+    pub(super) fn start<F>(&mut self, queue: QueueIndex, link: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = self.tasks.spawn(link()).id();
+        self.links.push(Link { task, queue, start: Arc::new(move || Box::pin(link())) });
     }
 
-    /// Waits for a link that ended, and names its queue. While the worker works, that is one that panicked.
-    pub(super) async fn ended(&mut self) -> Option<QueueIndex> {
-        let id = match self.tasks.join_next_with_id().await? {
-            Ok((id, ())) => id,
-            Err(error) => error.id(),
-        };
-        self.queues.iter().find(|(task, _)| *task == id).map(|(_, queue)| *queue)
+    /// Waits for a line that panicked, and names its queue. It is made again, after a pause.
+    pub(super) async fn failed(&mut self) -> Option<QueueIndex> {
+        loop {
+            // One that ended by itself was told to.
+            let Err(error) = self.tasks.join_next_with_id().await? else { continue };
+            let Some(link) = self.links.iter_mut().find(|link| link.task == error.id()) else { continue };
+            if !error.is_panic() {
+                continue;
+            }
+            let start = Arc::clone(&link.start);
+            let again = self.tasks.spawn(async move {
+                sleep(RESTART_PAUSE).await;
+                start().await;
+            });
+            link.task = again.id();
+            return Some(link.queue);
+        }
     }
 
     /// Waits for all to end, at most `limit`.
@@ -71,7 +94,10 @@ impl Agent {
 
     /// Says what is free to whom, now that it may have changed.
     pub(super) fn claim(&mut self) {
-        let free = if matches!(self.mode, Mode::Working) { self.slots.free() } else { NOTHING };
+        let obstacle = self.obstacle();
+        let takes_new = matches!(self.mode, Mode::Working) && obstacle.is_none();
+        self.lanes[0].context.board.room(&self.slots, self.mode.standing(), obstacle);
+        let free = if takes_new { self.slots.free() } else { NOTHING };
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         for offer in self.offers.plan(now_ms, free, |queue| self.slots.used_cpus_milli(queue)) {
             let lane = &self.lanes[offer.queue.0];
@@ -79,6 +105,16 @@ impl Agent {
                 lane.context.outbox.claim(epoch, &offer);
             }
         }
+    }
+
+    /// Why nothing new is to be taken, in words, although the worker works.
+    pub(super) fn obstacle(&mut self) -> Option<String> {
+        let outboxes = self.lanes.iter().map(|lane| &lane.context.outbox);
+        let waiting = outboxes.fold(Waiting::default(), |sum, outbox| Waiting {
+            results: sum.results + outbox.unsettled(),
+            bytes: sum.bytes + outbox.unsettled_bytes(),
+        });
+        self.fitness.obstacle(waiting).map(str::to_owned)
     }
 
     /// Waits until an answer to an offer is overdue.
@@ -93,24 +129,24 @@ impl Agent {
         }
     }
 
-    /// A link panicked: its queue is given up until the next start, where results wait on disk; the others go on.
-    pub(super) fn on_link_lost(&mut self, queue: QueueIndex) {
-        error!(queue.key = self.lane(queue).context.key.short(), "the link to the broker ended: its queue is given up");
+    /// A link panicked. Its queue's runs go on, and their results wait, until it is there again.
+    pub(super) fn on_link_failed(&mut self, queue: QueueIndex) {
         let lane = self.lane_mut(queue);
-        (lane.epoch, lane.is_cut_off) = (None, true);
+        error!(
+            queue.key = lane.context.key.short(),
+            "the link to the broker panicked; it is started again in {} s",
+            RESTART_PAUSE.as_secs()
+        );
+        lane.epoch = None;
+        lane.context.outbox.disconnected();
+        lane.context.board.lost(lane.context.key);
         self.offers.lost(queue);
-        if self.lanes.iter().all(|lane| lane.is_cut_off) {
-            self.leave();
-        } else {
-            self.let_go(|run| run.queue == queue);
-            self.claim();
-        }
+        self.claim();
     }
 
     /// How many ends of runs are not acknowledged and may still be.
     pub(super) fn unsettled(&self) -> usize {
-        let connected = self.lanes.iter().filter(|lane| !lane.is_cut_off);
-        connected.map(|lane| lane.context.outbox.unsettled()).sum()
+        self.lanes.iter().map(|lane| lane.context.outbox.unsettled()).sum()
     }
 }
 
@@ -118,12 +154,22 @@ impl Agent {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_link_that_panics_names_its_queue_and_the_others_go_on() {
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_panics_names_its_queue_and_is_made_again_and_the_others_go_on() {
+        use std::sync::atomic::{AtomicU32, Ordering};
         let mut links = Links::default();
-        links.start(QueueIndex(0), std::future::pending());
-        links.start(QueueIndex(1), async { panic!("on purpose") });
-        assert_eq!(links.ended().await, Some(QueueIndex(1)));
-        assert_eq!(links.tasks.len(), 1);
+        let made = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&made);
+        links.start(QueueIndex(0), std::future::pending::<()>);
+        links.start(QueueIndex(1), move || {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(number >= 2, "on purpose") }
+        });
+        assert_eq!(links.failed().await, Some(QueueIndex(1)));
+        assert_eq!(links.failed().await, Some(QueueIndex(1)), "the second one is made, and panics too");
+        assert_eq!(links.tasks.len(), 2);
+        // The third does not: nothing more is told.
+        assert!(timeout(RESTART_PAUSE * 10, links.failed()).await.is_err());
+        assert_eq!((made.load(Ordering::Relaxed), links.tasks.len()), (3, 1));
     }
 }

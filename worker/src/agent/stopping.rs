@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::lane::Links;
 use super::{Agent, ExitSummary};
+use crate::observe::Standing;
 use crate::shutdown::ShutdownMode;
 
 /// How long a leaving worker waits for acknowledgements: they are on disk anyway.
@@ -30,6 +31,14 @@ pub(super) enum Mode {
 }
 
 impl Mode {
+    pub(super) const fn standing(self) -> Standing {
+        match self {
+            Self::Working => Standing::Working,
+            Self::Draining(_) => Standing::Draining,
+            Self::Killing(_) | Self::Leaving(_) => Standing::Stopping,
+        }
+    }
+
     /// Waits for the end of the mode's time.
     pub(super) async fn deadline(self) {
         match self {

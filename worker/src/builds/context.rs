@@ -3,11 +3,12 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use protocol::definition::{Build, check_relative_name};
+use protocol::definition::{Build, NameError, check_relative_name};
 use tar::{Builder, EntryType, Header};
 
 use super::ignore::Ignore;
 use super::tree::{Node, Tree, TreeError, clean};
+use crate::brief::brief;
 
 /// What a Dockerfile is called unless something else is said.
 const DOCKERFILE: &str = "Dockerfile";
@@ -27,7 +28,7 @@ pub(super) enum ContextError {
     #[error("build: say what to build, in `dockerfile` (its text) or `context` (the address of files)")]
     Nothing,
     #[error("{0}")]
-    Name(#[from] protocol::definition::NameError),
+    Name(#[from] NameError),
     #[error("build.buildContext: {why}")]
     BuildContext { why: String },
     #[error("build.context: there is no directory {name:?} in it")]
@@ -72,14 +73,14 @@ impl Context {
             Some(directory) => {
                 let base = join(&top, &clean(directory)?);
                 if !tree.has_directory(&base) {
-                    return Err(ContextError::NoDirectory { name: directory.to_owned() });
+                    return Err(ContextError::NoDirectory { name: brief(directory).into_owned() });
                 }
                 base
             }
         };
         let root = join(&base, &build_context(build.build_context.as_deref())?);
         if !tree.has_directory(&root) {
-            let name = build.build_context.clone().unwrap_or_default();
+            let name = brief(build.build_context.as_deref().unwrap_or_default());
             return Err(ContextError::BuildContext { why: format!("there is no directory {name:?} in the context") });
         }
         let (dockerfile, text) = dockerfile(build, tree, &base, &root)?;
@@ -156,7 +157,8 @@ fn header(kind: EntryType, mode: u32, bytes: u64) -> Header {
 fn dockerfile(build: &Build, tree: &Tree, base: &str, root: &str) -> Result<(String, Option<Text>), ContextError> {
     let filename = match build.filename.as_deref() {
         Some(name) => {
-            check_relative_name("build.filename", name)?;
+            let checked = check_relative_name("build.filename", name);
+            checked.map_err(|error| NameError { name: brief(&error.name).into_owned(), ..error })?;
             Some(clean(name)?)
         }
         None => None,
@@ -176,7 +178,7 @@ fn dockerfile(build: &Build, tree: &Tree, base: &str, root: &str) -> Result<(Str
         (Some(Node::File { .. } | Node::Link { .. }), Some(inside)) => Ok((inside.to_owned(), None)),
         (Some(Node::File { .. }), None) => Ok((OUTSIDE.to_owned(), Some(Text::File(at)))),
         (Some(Node::Directory { .. } | Node::Link { .. }) | None, _) => {
-            Err(ContextError::NoDockerfile { name: filename.unwrap_or_else(|| DOCKERFILE.to_owned()) })
+            Err(ContextError::NoDockerfile { name: brief(filename.as_deref().unwrap_or(DOCKERFILE)).into_owned() })
         }
     }
 }
@@ -185,7 +187,7 @@ fn dockerfile(build: &Build, tree: &Tree, base: &str, root: &str) -> Result<(Str
 fn build_context(text: Option<&str>) -> Result<String, ContextError> {
     let text = text.map(str::trim).unwrap_or_default();
     if text.contains("://") || text.starts_with('-') {
-        let why = format!("{text:?} is not a directory in the context");
+        let why = format!("{:?} is not a directory in the context", brief(text));
         return Err(ContextError::BuildContext { why });
     }
     clean(text).map_err(|error| ContextError::BuildContext { why: error.to_string() })

@@ -22,6 +22,7 @@ use super::GiveUp;
 use super::context::Context;
 use super::log::BuildLog;
 use super::tree::Tree;
+use crate::brief::brief;
 use crate::config::{Builder, JobLimits};
 use crate::container::{NETWORK, is_not_found};
 use crate::images::words;
@@ -51,6 +52,11 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// What is built for; what the engine takes when `None`.
+    pub(super) fn platform_of<'a>(&'a self, build: &'a Build) -> Option<&'a str> {
+        build.platform.as_deref().or(self.platform.as_deref()).filter(|platform| !platform.is_empty())
+    }
+
     /// BuildKit cannot be held to limits on CPU and memory, nor to a network: it is taken only where there are none.
     pub(super) fn version(&self, docker: &Docker) -> BuilderVersion {
         let api = docker.client_version();
@@ -137,20 +143,20 @@ impl Order<'_> {
     }
 
     fn platform(&self) -> Option<&str> {
-        self.build.platform.as_deref().or(self.held.platform.as_deref()).filter(|platform| !platform.is_empty())
+        self.held.platform_of(self.build)
     }
 
     /// Says what is built. Values of arguments may be secrets, their names are not.
     fn announcement(&self, dockerfile: &str, is_buildkit: bool) -> String {
-        let mut text = format!("building {} from {dockerfile}", self.name);
+        let mut text = format!("building {} from {}", self.name, brief(dockerfile));
         for (what, value) in [("target", self.build.target.as_deref()), ("platform", self.platform())] {
             if let Some(value) = value {
-                text.push_str(&format!(", {what} {value}"));
+                text.push_str(&format!(", {what} {}", brief(value)));
             }
         }
         let arguments: Vec<&str> = arguments(self.build).map(|(name, _)| name).collect();
         if !arguments.is_empty() {
-            text.push_str(&format!(", with {}", arguments.join(", ")));
+            text.push_str(&format!(", with {}", brief(&arguments.join(", "))));
         }
         text.push_str(if is_buildkit { " (BuildKit)" } else { " (classic builder)" });
         text

@@ -1,22 +1,22 @@
 //! Archives over HTTP, into files without names: each fetch is a new one, so that nothing broken or old is ever built from.
+//! Which addresses are asked is [`Web`]'s word.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
 use protocol::native::LogStep;
-use reqwest::header::ACCEPT_ENCODING;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::header::HeaderMap;
+use reqwest::{StatusCode, Url};
+use tokio::io::AsyncWriteExt;
 
 use super::log::BuildLog;
 use super::source::{Login, shown};
+use crate::files::web::{Web, WebError};
 
-/// Connecting takes no longer than this, or the next try has a better chance.
-const CONNECT: Duration = Duration::from_secs(30);
 /// A server that sends nothing for so long is gone. Some pack the archive before they send its first byte.
-const SILENCE: Duration = Duration::from_secs(120);
-const REDIRECTS_MAX: usize = 10;
+pub(super) const SILENCE: Duration = Duration::from_secs(120);
 /// How often one address is tried when that may help, with [`PAUSE`] between.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(2);
@@ -28,8 +28,8 @@ pub(super) enum FetchError {
     Nowhere { tried: String },
     #[error("{url} answered {status}")]
     Status { url: String, status: StatusCode },
-    #[error("{url} cannot be reached: {why}")]
-    Unreachable { url: String, why: String },
+    #[error("{url}: {source}")]
+    Web { url: String, source: WebError },
     #[error("{url} has more than the {bytes_max} bytes that this worker allows")]
     TooLarge { url: String, bytes_max: u64 },
     #[error("cannot store {url}: {source}")]
@@ -39,32 +39,18 @@ pub(super) enum FetchError {
 impl FetchError {
     fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Web { source, .. } => matches!(source, WebError::Unreachable { .. }),
             Self::Status { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
             Self::Nowhere { .. } | Self::TooLarge { .. } | Self::Disk { .. } => false,
         }
     }
 }
 
-/// The clients: through the proxy that the environment names, and to this machine itself, which no proxy reaches.
+/// Fetches. Clones share connections.
 #[derive(Clone, Debug)]
-pub(super) struct Fetcher {
-    outward: Client,
-    inward: Client,
-}
+pub(super) struct Fetcher(pub(super) Web);
 
 impl Fetcher {
-    pub(super) fn new(tls: &rustls::ClientConfig) -> reqwest::Result<Self> {
-        let builder = || {
-            Client::builder()
-                .tls_backend_preconfigured(tls.clone())
-                .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
-                .connect_timeout(CONNECT)
-                .read_timeout(SILENCE)
-        };
-        Ok(Self { outward: builder().build()?, inward: builder().no_proxy().build()? })
-    }
-
     /// Fetches the first of `urls` that is there, into a file in `folder`.
     pub(super) async fn first_of(
         &self,
@@ -118,20 +104,9 @@ impl Fetcher {
     ) -> Result<(File, u64), FetchError> {
         let name = || shown(url.as_str());
         let disk = |source| FetchError::Disk { url: name(), source };
-        let host = url.host_str().unwrap_or_default();
-        let is_loopback = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let client = if is_loopback || host == "localhost" { &self.inward } else { &self.outward };
-        // The bytes as they are: an archive that is packed for the way only would be told apart wrongly.
-        let mut request = client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
-        if let Some(Login { user, password }) = login {
-            request = request.basic_auth(user, password.as_ref());
-        }
-        let unreachable = |error: &reqwest::Error| {
-            // The error's own text repeats the address, secrets included; what caused it does not.
-            let cause = std::error::Error::source(error).map(crate::outcome::with_sources);
-            FetchError::Unreachable { url: name(), why: cause.unwrap_or_else(|| "the connection failed".to_owned()) }
-        };
-        let mut response: Response = request.send().await.map_err(|error| unreachable(&error))?;
+        let web = |source| FetchError::Web { url: name(), source };
+        let login = login.map(|login| (login.user.as_str(), login.password.as_deref()));
+        let mut response = self.0.get(url, login, &HeaderMap::new()).await.map_err(web)?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status { url: name(), status: response.status() });
         }
@@ -139,15 +114,17 @@ impl Fetcher {
         if response.content_length().is_some_and(|bytes| bytes > bytes_max) {
             return Err(too_large());
         }
-        let (mut file, mut bytes) = (tempfile::tempfile_in(folder).map_err(disk)?, 0);
-        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
+        let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(folder).map_err(disk)?);
+        let mut bytes = 0;
+        while let Some(chunk) = response.chunk().await.map_err(|error| web(WebError::of(&error)))? {
             bytes += chunk.len() as u64;
             if bytes > bytes_max {
                 return Err(too_large());
             }
-            // Into the page cache; a thread for each chunk would cost more.
-            file.write_all(&chunk).map_err(disk)?;
+            file.write_all(&chunk).await.map_err(disk)?;
         }
+        file.flush().await.map_err(disk)?;
+        let mut file = file.into_std().await;
         file.seek(SeekFrom::Start(0)).map_err(disk)?;
         Ok((file, bytes))
     }

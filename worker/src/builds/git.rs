@@ -1,45 +1,37 @@
 //! Repositories by the `git` program. What it fetches is packed by `git archive` and never checked out: no file that a
 //! stranger named is made here, no hook and no filter runs. Nothing of this machine's own git settings or keys is used.
+//! `program` runs it, within limits.
+
+mod program;
 
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
-use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use protocol::native::LogStep;
 use reqwest::Url;
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
 
 use super::log::BuildLog;
 use super::source::{Login, is_commit, shown};
+use crate::files::web::{Web, WebError};
+use program::{Home, MEMORY_KIB_MAX, Program};
 
-/// The most of what git says that an error repeats.
-const SAID_BYTES_MAX: u64 = 8 * 1024;
-const SAID_LINES_MAX: usize = 5;
 /// The shortest text that may be the start of a commit's id.
 const SHORT_COMMIT_CHARS_MIN: usize = 7;
-/// `ulimit -f` counts in these.
-const BLOCK_BYTES: u64 = 512;
-/// A status of `sh`: there is no such program.
-const NOT_FOUND: i32 = 127;
-/// Variables that would let git do something else than it is told.
-const CLEARED: [&str; 12] = [
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_NAMESPACE",
-    "GIT_SSH",
-    "GIT_SSH_COMMAND",
-    "GIT_CONFIG_PARAMETERS",
-    "GIT_TRACE",
-    "GIT_TRACE_CURL",
-    "GIT_CURL_VERBOSE",
+/// The first version that connects to the addresses it is told (`http.curloptResolve`).
+const PINS_SINCE: (u32, u32) = (2, 37);
+/// What git keeps in memory of what it reads and writes. Its own defaults would take gigabytes for what a stranger packed.
+const MEMORY_SETTINGS: [(&str, &str); 6] = [
+    ("pack.threads", "1"),
+    ("core.packedGitWindowSize", "16m"),
+    ("core.packedGitLimit", "256m"),
+    ("core.deltaBaseCacheLimit", "64m"),
+    // What is larger is not read whole.
+    ("core.bigFileThreshold", "32m"),
+    ("pack.windowMemory", "64m"),
 ];
 
 /// Why there are no files.
@@ -49,8 +41,18 @@ pub(super) enum GitError {
         "this worker has no git program: install git where it runs, or give the address of an archive (most hosts of repositories have one)"
     )]
     NoGit,
+    #[error(
+        "this worker keeps jobs from private addresses, and its git program ({version}) is too old to be kept to public ones: version {}.{} or newer is needed",
+        PINS_SINCE.0,
+        PINS_SINCE.1
+    )]
+    TooOld { version: String },
     #[error("{url}: git says: {said}")]
     Git { url: String, said: String },
+    #[error("{url}: {source}")]
+    Web { url: String, source: WebError },
+    #[error("{url}: the repository takes more disk than the {bytes_max} bytes that this worker allows")]
+    TooLarge { url: String, bytes_max: u64 },
     #[error("cannot run git: {0}")]
     Io(#[from] io::Error),
 }
@@ -61,6 +63,7 @@ pub(super) struct Repository<'a> {
     pub(super) reference: Option<&'a str>,
     pub(super) login: Option<&'a Login>,
     pub(super) bytes_max: u64,
+    pub(super) web: &'a Web,
 }
 
 impl Repository<'_> {
@@ -69,8 +72,16 @@ impl Repository<'_> {
         let name = shown(self.url.as_str());
         let wanted = self.reference.unwrap_or("HEAD");
         log.line(LogStep::Clone, &format!("fetching {wanted} of {name}"), false);
-        let home = tempfile::tempdir_in(folder)?;
-        let git = Git { repository: self, home: home.path() };
+        let home = Home::new(folder)?;
+        let mut git = Git { repository: self, settings: self.settings(), home: home.path() };
+        if !self.web.fetches_private() {
+            let version = git.run(&["version"]).await?;
+            if !pins(&version) {
+                return Err(GitError::TooOld { version: version.trim().to_owned() });
+            }
+            let pin = self.pin().await.map_err(|source| GitError::Web { url: name, source })?;
+            git.settings.extend(pin);
+        }
         git.run(&["init", "--quiet", "--bare", "."]).await?;
         let commit = match git.run(&["fetch", "--quiet", "--no-tags", "--depth=1", self.url.as_str(), wanted]).await {
             Ok(_) => git.run(&["rev-parse", "--verify", "FETCH_HEAD^{commit}"]).await?,
@@ -83,10 +94,66 @@ impl Repository<'_> {
         git.run(&["archive", "--format=tar", "--prefix=repository/", "--output=files.tar", commit]).await?;
         Ok(File::open(home.path().join("files.tar"))?)
     }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = vec![
+            ("credential.helper", String::new()),
+            ("core.hooksPath", "/dev/null".to_owned()),
+            ("protocol.version", "2".to_owned()),
+            // All of it in one file, which is bounded, and never one file for each object.
+            ("fetch.unpackLimit", "1".to_owned()),
+            // A server names no other places to fetch from.
+            ("fetch.uriProtocols", String::new()),
+            ("transfer.bundleURI", "false".to_owned()),
+            ("gc.auto", "0".to_owned()),
+        ];
+        settings.extend(MEMORY_SETTINGS.map(|(name, value)| (name, value.to_owned())));
+        if let Some(Login { user, password }) = self.login {
+            let pair = STANDARD.encode(format!("{user}:{}", password.as_deref().unwrap_or_default()));
+            // Not on the command line, where others on this machine could read it.
+            settings.push(("http.extraHeader", format!("Authorization: Basic {pair}")));
+        }
+        if self.login.is_some() || !self.web.fetches_private() {
+            // Git would send a login to whatever host it is led to, and be led to addresses that nobody judged; this is also
+            // what keeps it from repositories that another one names as a part of itself.
+            settings.push(("http.followRedirects", "false".to_owned()));
+        }
+        settings
+    }
+
+    /// The host's name is looked up and judged once, and git is told the addresses: it must not find others by itself.
+    async fn pin(&self) -> Result<Vec<(&'static str, String)>, WebError> {
+        let host = self.url.host_str().ok_or(WebError::NoAddress)?;
+        let port = self.url.port_or_known_default().ok_or(WebError::NoAddress)?;
+        let addresses = self.web.addresses(host, port).await?;
+        if addresses.is_empty() {
+            return Err(WebError::NoAddress);
+        }
+        Ok(vec![("http.curloptResolve", pinned(host, port, &addresses)), ("http.proxy", String::new())])
+    }
+}
+
+/// As curl reads it.
+fn pinned(host: &str, port: u16, addresses: &[IpAddr]) -> String {
+    let written = addresses.iter().map(|address| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    });
+    format!("{host}:{port}:{}", written.collect::<Vec<_>>().join(","))
+}
+
+/// Whether a git of this version (`git version 2.47.3`) can be told addresses.
+fn pins(version: &str) -> bool {
+    let mut numbers = version.trim().trim_start_matches("git version ").split('.').map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= PINS_SINCE,
+        _ => false,
+    }
 }
 
 struct Git<'a> {
     repository: &'a Repository<'a>,
+    settings: Vec<(&'static str, String)>,
     home: &'a Path,
 }
 
@@ -102,8 +169,10 @@ impl Git<'_> {
             "+refs/heads/*:refs/heads/*",
             "+refs/tags/*:refs/tags/*",
         ];
-        if self.run(&all).await.is_err() {
-            return Err(first);
+        match self.run(&all).await {
+            Ok(_) => {}
+            Err(large @ GitError::TooLarge { .. }) => return Err(large),
+            Err(_) => return Err(first),
         }
         let is_hex = wanted.len() >= SHORT_COMMIT_CHARS_MIN && wanted.chars().all(|c| c.is_ascii_hexdigit());
         let commit = is_commit(wanted) || is_hex;
@@ -118,86 +187,15 @@ impl Git<'_> {
 
     /// Runs git in the repository's folder; gives its output.
     async fn run(&self, arguments: &[&str]) -> Result<String, GitError> {
-        let spawned = self.command(arguments).spawn().map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound { GitError::NoGit } else { GitError::Io(error) }
-        });
-        let mut child = Running(spawned?);
-        let (mut output, mut said) = (String::new(), String::new());
-        let (stdout, stderr) = (child.0.stdout.take(), child.0.stderr.take());
-        let read = async {
-            if let Some(stdout) = stdout {
-                stdout.take(SAID_BYTES_MAX).read_to_string(&mut output).await?;
-            }
-            Ok::<_, io::Error>(())
-        };
-        let listen = async {
-            if let Some(stderr) = stderr {
-                let mut lines = BufReader::new(stderr).take(SAID_BYTES_MAX).lines();
-                let mut last = std::collections::VecDeque::new();
-                while let Ok(Some(line)) = lines.next_line().await {
-                    last.push_back(line);
-                    if last.len() > SAID_LINES_MAX {
-                        last.pop_front();
-                    }
-                }
-                said = Vec::from(last).join("; ");
-            }
-            Ok(())
-        };
-        tokio::try_join!(read, listen)?;
-        let status = child.0.wait().await?;
-        if status.success() {
-            return Ok(output);
+        let (home, settings, bytes_max) = (self.home, self.settings.as_slice(), self.repository.bytes_max);
+        let program = Program { home, settings, bytes_max, memory_kib_max: MEMORY_KIB_MAX };
+        let url = || shown(self.repository.url.as_str());
+        match program.run(arguments).await? {
+            program::End::Done(output) => Ok(output),
+            program::End::NoGit => Err(GitError::NoGit),
+            program::End::TooLarge => Err(GitError::TooLarge { url: url(), bytes_max }),
+            program::End::Failed { said } => Err(GitError::Git { url: url(), said: self.redacted(said) }),
         }
-        if status.code() == Some(NOT_FOUND) {
-            return Err(GitError::NoGit);
-        }
-        let said = if said.is_empty() { format!("nothing, and ended with {status}") } else { self.redacted(said) };
-        Err(GitError::Git { url: shown(self.repository.url.as_str()), said })
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let blocks = (self.repository.bytes_max / BLOCK_BYTES).max(1).to_string();
-        // No file of it grows larger than what is allowed.
-        let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -f \"$1\"; shift; exec git \"$@\"", "sh", &blocks]).args(arguments);
-        CLEARED.iter().for_each(|name| {
-            command.env_remove(name);
-        });
-        let mut settings = vec![
-            ("credential.helper", String::new()),
-            ("core.hooksPath", "/dev/null".to_owned()),
-            ("protocol.version", "2".to_owned()),
-            // All of it in one file, which is bounded, and never one file for each object.
-            ("fetch.unpackLimit", "1".to_owned()),
-        ];
-        if let Some(Login { user, password }) = self.repository.login {
-            let pair = STANDARD.encode(format!("{user}:{}", password.as_deref().unwrap_or_default()));
-            // Not on the command line, where others on this machine could read it.
-            settings.push(("http.extraHeader", format!("Authorization: Basic {pair}")));
-            // Git would send it to whatever host it is led to.
-            settings.push(("http.followRedirects", "false".to_owned()));
-        }
-        command.env("GIT_CONFIG_COUNT", settings.len().to_string());
-        for (index, (key, value)) in settings.into_iter().enumerate() {
-            command.env(format!("GIT_CONFIG_KEY_{index}"), key).env(format!("GIT_CONFIG_VALUE_{index}"), value);
-        }
-        command
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_ATTR_NOSYSTEM", "1")
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_ASKPASS", "true")
-            .env("GIT_ALLOW_PROTOCOL", "http:https")
-            .env("HOME", self.home)
-            .env("LC_ALL", "C")
-            .current_dir(self.home)
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        command
     }
 
     /// Should git repeat what it was told in secret.
@@ -209,15 +207,5 @@ impl Git<'_> {
     }
 }
 
-/// A process with its helpers: all of them end with it.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let pid = self.0.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // It has not been waited for, so the number is still its own.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,11 @@ pub(crate) fn image_name(build: &Build) -> String {
     name
 }
 
+/// The part of an image's name that is its own.
+pub(super) fn hash_of(name: &str) -> Option<&str> {
+    name.strip_prefix(HOST)?.strip_prefix('/')?.strip_suffix(TAG)?.strip_suffix(':')
+}
+
 /// The block as received, but for the login in a GitHub address: who fetches the files makes no other image.
 fn without_login(build: &Value) -> Value {
     let Some(object) = build.as_object() else { return build.clone() };

@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::brief::brief;
+
 /// The most files, directories and links of a context: repositories of whole operating systems have fewer.
 pub(super) const ENTRIES_MAX: usize = 200_000;
 /// The most bytes of their names together: the list is in memory.
@@ -22,7 +24,7 @@ const UNPACKED_RATIO_MAX: u64 = 200;
 /// How much is copied at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Why files cannot be taken. Names come from strangers and are shown escaped.
+/// Why files cannot be taken. Names come from strangers and are shown escaped and cut.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TreeError {
     #[error("the name {name:?} {why}")]
@@ -110,7 +112,7 @@ impl Tree {
 
     pub(super) fn link(&mut self, name: &str, target: String) -> Result<(), TreeError> {
         if target.is_empty() || target.len() > PATH_BYTES_MAX || target.contains('\0') {
-            return Err(TreeError::Name { name: target, why: "is no target for a link" });
+            return Err(TreeError::Name { name: brief(&target).into_owned(), why: "is no target for a link" });
         }
         self.put(name, Node::Link { target })
     }
@@ -196,7 +198,8 @@ impl Tree {
                 match self.nodes.get(parent) {
                     None | Some(Node::Directory { .. }) => {}
                     Some(Node::File { .. } | Node::Link { .. }) => {
-                        return Err(TreeError::BelowFile { name: name.clone(), parent: parent.to_owned() });
+                        let (name, parent) = (brief(name).into_owned(), brief(parent).into_owned());
+                        return Err(TreeError::BelowFile { name, parent });
                     }
                 }
             }
@@ -258,7 +261,7 @@ impl Read for Slice<'_> {
 
 /// A name without the parts that say nothing; refused if it leads out.
 pub(super) fn clean(name: &str) -> Result<String, TreeError> {
-    let refuse = |why| Err(TreeError::Name { name: name.chars().take(PART_BYTES_MAX).collect(), why });
+    let refuse = |why| Err(TreeError::Name { name: brief(name).into_owned(), why });
     if name.starts_with('/') {
         return refuse("is absolute");
     }
@@ -299,6 +302,17 @@ mod tests {
         }
         put(&mut tree, "./a//b/./c", b"x").unwrap();
         assert_eq!(tree.nodes().keys().collect::<Vec<_>>(), ["a/b/c"]);
+    }
+
+    #[test]
+    fn an_error_repeats_a_long_name_only_in_part() {
+        let (mut tree, long) = (tree(100, None), "x".repeat(60_000));
+        let told = [
+            tree.link("a", long.clone()).unwrap_err().to_string(),
+            put(&mut tree, &long, b"").unwrap_err().to_string(),
+            tree.hard_link("b", &long).unwrap_err().to_string(),
+        ];
+        assert!(told.iter().all(|text| text.contains("xxx") && text.len() < 1000), "{told:?}");
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl ApiAddress {
         format!("{}/f/{}", self.0, segment(key))
     }
 
+    /// As a URL.
+    pub(crate) fn url(&self) -> reqwest::Url {
+        reqwest::Url::parse(&self.0).expect("invariant: it was parsed when it was made")
+    }
+
     /// Whether `url` is below this address.
     pub(crate) fn serves(&self, url: &str) -> bool {
         url.strip_prefix(&self.0).is_some_and(|rest| rest.starts_with('/'))

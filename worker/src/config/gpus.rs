@@ -16,8 +16,10 @@ pub enum GpuSpec {
     Count(u32),
     /// Exactly these: indices, ids such as `GPU-…`, or names of the container device interface such as `amd.com/gpu=0`.
     Devices(Vec<String>),
-    /// All that there are.
+    /// All that there are; there must be some.
     All,
+    /// All that there are, if any: what the oldest deployments' `true` means.
+    Any,
 }
 
 impl fmt::Display for GpuSpec {
@@ -26,6 +28,7 @@ impl fmt::Display for GpuSpec {
             Self::Count(count) => write!(out, "{count}"),
             Self::Devices(devices) => write!(out, "device={}", devices.join(",")),
             Self::All => out.write_str("all"),
+            Self::Any => out.write_str("true"),
         }
     }
 }
@@ -38,8 +41,9 @@ impl FromStr for GpuSpec {
         // Quotes arrive literally from shells and compose files that need them around the comma.
         let plain = text.trim().trim_matches(['"', '\'']);
         match plain {
-            // `true` and `false` are how the oldest deployments say it.
-            "all" | "true" => return Ok(Self::All),
+            "all" => return Ok(Self::All),
+            // `true` and `false` are how the oldest deployments say it, also on machines without any.
+            "true" => return Ok(Self::Any),
             "none" | "false" => return Ok(Self::Count(0)),
             _ => {}
         }
@@ -104,7 +108,7 @@ mod tests {
         assert_eq!(read("device=GPU-8a2f-01,0"), devices(&["GPU-8a2f-01", "0"]));
         assert_eq!(read("GPU-8a2f-01, GPU-8a2f-02"), devices(&["GPU-8a2f-01", "GPU-8a2f-02"]));
         assert_eq!(read("device=amd.com/gpu=0,nvidia.com/gpu=all"), devices(&["amd.com/gpu=0", "nvidia.com/gpu=all"]));
-        assert_eq!((read("true"), read("false"), read("none")), (GpuSpec::All, GpuSpec::Count(0), GpuSpec::Count(0)));
+        assert_eq!((read("true"), read("false"), read("none")), (GpuSpec::Any, GpuSpec::Count(0), GpuSpec::Count(0)));
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct BuildConfig {
     pub context_bytes_max: u64,
     /// What builds.
     pub builder: Builder,
+    /// Where images that were built are kept for other workers too; nothing is ever sent anywhere else.
+    pub registry: Option<BuildRegistry>,
 }
 
 impl Default for BuildConfig {
@@ -69,6 +71,44 @@ impl Default for BuildConfig {
             duration_ms_max: BUILD_MS_DEFAULT,
             context_bytes_max: CONTEXT_BYTES_DEFAULT,
             builder: Builder::Auto,
+            registry: None,
+        }
+    }
+}
+
+/// A place in a registry: `HOST/PREFIX`. The host is always said, so that nothing goes to a public one by mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildRegistry(String);
+
+/// The longest that is taken: a registry's names end at 255 bytes, and the image's own part follows.
+const BUILD_REGISTRY_BYTES_MAX: usize = 200;
+
+impl fmt::Display for BuildRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for BuildRegistry {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "write a registry's host with a prefix for the images, such as registry.example:5000/builds";
+        let is_word = |word: &str, others: &str| {
+            let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || others.contains(c);
+            let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            word.starts_with(is_end) && word.ends_with(is_end) && word.chars().all(is_plain)
+        };
+        let text = text.trim().trim_end_matches('/');
+        let (host, prefix) = text.split_once('/').unwrap_or((text, ""));
+        let (name, port) = host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+        let is_host = is_word(name, ".-") && (name.contains('.') || name == "localhost" || port.is_some());
+        let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok());
+        let is_prefix = prefix.is_empty() || prefix.split('/').all(|part| is_word(part, "._-"));
+        if text.len() <= BUILD_REGISTRY_BYTES_MAX && is_host && is_port && is_prefix {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(RULE)
         }
     }
 }
@@ -186,6 +226,21 @@ mod tests {
         assert_eq!("never".parse(), Ok(PullPolicy::Never));
         for bad in ["", "sometimes", "floating=", "floating=never", "always=1h"] {
             assert!(bad.parse::<PullPolicy>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_registry_for_builds_always_says_its_host() {
+        let read = |text: &str| text.parse::<BuildRegistry>().map(|registry| registry.to_string());
+        for good in ["registry.example", "registry.example:5000/team/builds", "localhost:5000/b", "docker.io/me"] {
+            assert_eq!(read(good).as_deref(), Ok(good));
+        }
+        assert_eq!(read("r.example/b/").as_deref(), Ok("r.example/b"));
+        for bad in ["", "me/builds", "builds", "https://r.example/b", "r.example/B", "r.example//b", "r.example/b:1"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        for bad in ["r.example/../b", "r.example:x/b", "me@r.example/b", "r.example/b c", "-r.example/b"] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 

@@ -8,8 +8,55 @@ use super::ConfigError;
 /// The capabilities that containers are started without unless told otherwise: making device files and forging network
 /// packets. The engine's other defaults are needed by what jobs do: installing packages, `su`, `chroot`.
 const DROPPED: [&str; 2] = ["MKNOD", "NET_RAW"];
+/// Every one of them, in the words of engines.
+const ALL: &str = "ALL";
 /// The longest name of a capability, a runtime or a control group; longer ones are a mistake.
 const NAME_BYTES_MAX: usize = 128;
+
+/// What capabilities(7) lists. An engine refuses each container that is to go without one that it does not know.
+const CAPABILITIES: [&str; 41] = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
 
 /// How far containers are kept from the host and from each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,14 +117,12 @@ impl FromStr for Capabilities {
         let name = |word: &str| {
             let upper = word.trim().to_ascii_uppercase();
             let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-            let is_name = !name.is_empty()
-                && name.len() <= NAME_BYTES_MAX
-                && name.bytes().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'0'..=b'9'));
-            if is_name {
-                Ok(name.to_owned())
-            } else {
-                Err("write names such as MKNOD,NET_RAW, none, or all".to_owned())
+            if CAPABILITIES.contains(&name) || name == ALL {
+                return Ok(name.to_owned());
             }
+            let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
+            let rule = "write names such as MKNOD,NET_RAW (`man capabilities` lists them), none, or all";
+            Err(format!("there is no capability {shown:?}; {rule}"))
         };
         text.split(',').map(name).collect::<Result<_, _>>().map(Self)
     }

@@ -57,7 +57,7 @@ impl DiskLimit {
 }
 
 /// What is below a folder, counting no further than just above `enough`. Links are not followed.
-pub(super) fn below(folder: &Path, enough: u64) -> u64 {
+pub(crate) fn below(folder: &Path, enough: u64) -> u64 {
     use std::os::unix::fs::MetadataExt;
     /// The unit of `st_blocks`.
     const BLOCK_BYTES: u64 = 512;

@@ -18,6 +18,8 @@ const CHAIN: &str = "GRIDSOCKET-INTERNET";
 const ENGINE_CHAIN: &str = "DOCKER-USER";
 /// How long one call may take: it waits for others that change the rules.
 const CALL_MAX: Duration = Duration::from_secs(20);
+/// How often rules are set that are gone again at once: more is a firewall that does not want them.
+const TRIES: u32 = 4;
 /// Where the tools are, whatever this process was started with.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The network devices of this process's namespace.
@@ -66,21 +68,29 @@ pub(crate) enum EgressError {
     TooSlow { tool: &'static str },
 }
 
-/// Sets the rules for `bridge`, unless they stand.
+/// Sets the rules for `bridge`, unless they stand. A firewall that is reloaded just then forgets what was set a moment ago: then
+/// they are set once more.
 pub(super) async fn ensure(bridge: &str) -> Result<(), EgressError> {
     let resolvers = resolvers();
-    if stands(bridge, &resolvers).await? {
-        return Ok(());
+    let mut refused = String::new();
+    for _ in 0..TRIES {
+        if stands(bridge, &resolvers).await? {
+            return Ok(());
+        }
+        if !std::fs::read_to_string(DEVICES).is_ok_and(|listed| is_among(&listed, bridge)) {
+            return Err(EgressError::OtherNamespace { bridge: bridge.to_owned() });
+        }
+        let (found, said) = call("iptables", &["-w", "-n", "-L", ENGINE_CHAIN], None).await?;
+        if !found {
+            return Err(EgressError::NoEngineChain { said });
+        }
+        let (done, said) = call("iptables-restore", &["-w", "--noflush"], Some(&script(bridge, &resolvers))).await?;
+        if !done {
+            return Err(EgressError::Refused { said });
+        }
+        refused = said;
     }
-    if !std::fs::read_to_string(DEVICES).is_ok_and(|listed| is_among(&listed, bridge)) {
-        return Err(EgressError::OtherNamespace { bridge: bridge.to_owned() });
-    }
-    let (found, said) = call("iptables", &["-w", "-n", "-L", ENGINE_CHAIN], None).await?;
-    if !found {
-        return Err(EgressError::NoEngineChain { said });
-    }
-    let (done, said) = call("iptables-restore", &["-w", "--noflush"], Some(&script(bridge, &resolvers))).await?;
-    if done && stands(bridge, &resolvers).await? { Ok(()) } else { Err(EgressError::Refused { said }) }
+    if stands(bridge, &resolvers).await? { Ok(()) } else { Err(EgressError::Refused { said: refused }) }
 }
 
 /// Each device has a line, which begins with its name and a colon.

@@ -1,6 +1,7 @@
 //! The engine's calls, safe to repeat.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +19,9 @@ use protocol::id::{QueueName, WorkerId};
 use protocol::native::HeldRun;
 use tracing::{debug, info, warn};
 
+use super::deaths::{self, Deaths};
 use super::follow::{self, Frames};
-use super::names::{LABEL_ID, LABEL_QUEUE, LABEL_RUN, LABEL_WORKER};
+use super::names::{LABEL_DATA, LABEL_ID, LABEL_QUEUE, LABEL_RUN, LABEL_WORKER};
 use crate::error::WorkerError;
 use crate::state_machine::run::Signal;
 
@@ -28,12 +30,15 @@ const CONNECT_TRIES: u32 = 10;
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// How often an engine that went away mid-run is looked for.
 const RETURN_PAUSE: Duration = Duration::from_millis(500);
+/// An engine that takes longer to say that it is there is not there for new runs; one that is only busy answers at once.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// A client of the engine. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     docker: Docker,
     facts: Arc<Facts>,
+    deaths: Arc<Deaths>,
     /// Whether it was found out that it cannot bound what a container writes over its image.
     bounds_no_disk: Arc<AtomicBool>,
 }
@@ -49,6 +54,8 @@ pub(crate) struct Facts {
     pub(crate) devices: Vec<String>,
     /// Which it is, among all engines.
     pub(crate) id: String,
+    /// Where it keeps images and containers, by its own machine's paths.
+    pub(crate) root: Option<PathBuf>,
     /// Whether its root is a plain user of the machine.
     pub(crate) is_rootless: bool,
     /// Whether it refuses containers the system calls that they do not need.
@@ -85,10 +92,12 @@ impl Engine {
         }
     }
 
-    async fn try_connect(host: &str) -> Result<Self, Error> {
+    /// The same, once.
+    pub(crate) async fn try_connect(host: &str) -> Result<Self, Error> {
         let docker = Docker::connect_with_host(host)?.negotiate_version().await?;
         let facts = Arc::new(facts(docker.info().await?));
-        Ok(Self { docker, facts, bounds_no_disk: Arc::default() })
+        let deaths = Arc::new(Deaths::listen(docker.clone()));
+        Ok(Self { docker, facts, deaths, bounds_no_disk: Arc::default() })
     }
 
     pub(crate) fn facts(&self) -> &Facts {
@@ -97,6 +106,11 @@ impl Engine {
 
     pub(crate) fn docker(&self) -> &Docker {
         &self.docker
+    }
+
+    /// Whether it is there.
+    pub(crate) async fn answers(&self) -> bool {
+        matches!(tokio::time::timeout(ANSWER, self.docker.ping()).await, Ok(Ok(_)))
     }
 
     /// Makes a container. One whose disk the engine cannot bound is made without; it is watched as it is.
@@ -151,6 +165,8 @@ impl Engine {
     }
 
     pub(crate) async fn start(&self, container: &str) -> Result<(), Error> {
+        // It may end before anybody gets to wait for it.
+        drop(self.deaths.expect(container));
         self.docker.start_container(container, None).await
     }
 
@@ -158,7 +174,13 @@ impl Engine {
     pub(crate) fn wait(&self, container: &str) -> Pin<Box<dyn Future<Output = Result<i64, Error>> + Send>> {
         let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
         let mut answers = Box::pin(self.docker.wait_container(container, Some(options)));
-        Box::pin(async move { exit_code(answers.next().await) })
+        let death = self.deaths.expect(container);
+        Box::pin(async move {
+            tokio::select! {
+                code = deaths::told(death) => Ok(code),
+                answer = answers.next() => exit_code(answer),
+            }
+        })
     }
 
     /// Sends a signal; a container that does not run any more is as good.
@@ -170,7 +192,9 @@ impl Engine {
     /// Removes a container, running or not, and its anonymous volumes.
     pub(crate) async fn remove(&self, container: &str) -> Result<(), Error> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        unless_gone(self.docker.remove_container(container, Some(options)).await)
+        unless_gone(self.docker.remove_container(container, Some(options)).await)?;
+        self.deaths.forget(container);
+        Ok(())
     }
 
     pub(crate) async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, Error> {
@@ -189,6 +213,13 @@ impl Engine {
             labels.extend([format!("{LABEL_ID}={}", run.job), format!("{LABEL_RUN}={}", run.run)]);
         }
         let filters = HashMap::from([("label".to_owned(), labels)]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        self.docker.list_containers(Some(options)).await
+    }
+
+    /// All containers of runs whose files lie below `data`, whoever of our earlier selves started them, for whichever queue.
+    pub(crate) async fn of_directory(&self, data: &str) -> Result<Vec<ContainerSummary>, Error> {
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL_DATA}={data}")])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         self.docker.list_containers(Some(options)).await
     }
@@ -219,6 +250,7 @@ fn facts(info: SystemInfo) -> Facts {
             .filter_map(|device| device.id)
             .collect(),
         id: info.id.unwrap_or_default(),
+        root: info.docker_root_dir.map(PathBuf::from),
         is_rootless: secures("name=rootless"),
         has_seccomp: secures("name=seccomp"),
     }
@@ -253,6 +285,19 @@ pub(crate) fn standing(found: &ContainerInspectResponse) -> Standing {
             Standing::Running
         }
     }
+}
+
+/// Whether the engine did not get to say anything about it: it is away, or went away.
+pub(crate) fn is_away(error: &Error) -> bool {
+    // Not what we say in these words ourselves.
+    let is_of_system = |err: &std::io::Error| err.kind() != std::io::ErrorKind::Other;
+    matches!(error, Error::HyperResponseError { .. } | Error::HyperLegacyError { .. } | Error::RequestTimeoutError)
+        || matches!(error, Error::IOError { err } if is_of_system(err))
+}
+
+/// Whether there are several networks of the name that was meant.
+pub(crate) fn is_ambiguous(error: &Error) -> bool {
+    matches!(error, Error::DockerResponseServerError { message, .. } if message.contains("is ambiguous"))
 }
 
 pub(crate) fn is_not_found(error: &Error) -> bool {

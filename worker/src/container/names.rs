@@ -5,13 +5,15 @@ use protocol::id::QueueKey;
 /// Marks everything that workers make.
 pub(super) const LABEL: &str = "container.mtfm.io";
 /// The worker.
-pub(super) const LABEL_WORKER: &str = "container.mtfm.io/worker";
+pub(crate) const LABEL_WORKER: &str = "container.mtfm.io/worker";
 /// The queue that it works for.
-pub(super) const LABEL_QUEUE: &str = "container.mtfm.io/queue";
+pub(crate) const LABEL_QUEUE: &str = "container.mtfm.io/queue";
 /// The job.
 pub(crate) const LABEL_ID: &str = "container.mtfm.io/id";
 /// The run's number; with it a restarted worker knows what it adopts.
 pub(crate) const LABEL_RUN: &str = "container.mtfm.io/run";
+/// The data directory, which on one engine is one worker's at a time, whatever its id and queues.
+pub(crate) const LABEL_DATA: &str = "container.mtfm.io/data";
 /// The GPUs it was given, by comma.
 pub(crate) const LABEL_GPUS: &str = "container.mtfm.io/gpus";
 

@@ -10,7 +10,7 @@ use protocol::id::{QueueName, WorkerId};
 use protocol::native::HeldRun;
 use protocol::shell::{ShellError, parse_command};
 
-use super::names::{LABEL, LABEL_GPUS, LABEL_ID, LABEL_QUEUE, LABEL_RUN, LABEL_WORKER};
+use super::names::{LABEL, LABEL_DATA, LABEL_GPUS, LABEL_ID, LABEL_QUEUE, LABEL_RUN, LABEL_WORKER};
 use crate::config::{ApiAddress, Isolation, JobLimits, is_cdi};
 use crate::files::RunDirs;
 use crate::state_machine::slots::Share;
@@ -26,6 +26,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) worker: &'a WorkerId,
     pub(crate) queue: &'a QueueName,
     pub(crate) api: &'a ApiAddress,
+    /// The worker's data directory.
+    pub(crate) data: &'a str,
     pub(crate) dirs: &'a RunDirs,
     pub(crate) share: &'a Share,
     pub(crate) limits: &'a JobLimits,
@@ -106,8 +108,11 @@ fn env(plan: &Plan<'_>) -> Vec<String> {
         // NVIDIA's runtime gives none of these. Images and jobs can say `all` here, which NVIDIA's runtime would give them.
         fixed.push((NVIDIA_DEVICES, "void".to_owned()));
     }
-    // Where devices are given, the engine says which.
-    let is_own = |name: &str| name != NVIDIA_DEVICES && !fixed.iter().any(|(fixed, _)| *fixed == name);
+    // Where devices are given, the engine says which. A name ends at its first `=`, whatever a definition says.
+    let is_own = |name: &str| {
+        let name = name.split('=').next().unwrap_or(name);
+        name != NVIDIA_DEVICES && !fixed.iter().any(|(fixed, _)| *fixed == name)
+    };
     let own =
         plan.definition.env.iter().filter(|(name, _)| is_own(name)).map(|(name, value)| format!("{name}={value}"));
     own.chain(fixed.iter().map(|(name, value)| format!("{name}={value}"))).collect()
@@ -120,6 +125,7 @@ fn labels(plan: &Plan<'_>) -> HashMap<String, String> {
         (LABEL_ID.to_owned(), plan.run.job.to_string()),
         (LABEL_QUEUE.to_owned(), plan.queue.to_string()),
         (LABEL_RUN.to_owned(), plan.run.run.to_string()),
+        (LABEL_DATA.to_owned(), plan.data.to_owned()),
         (LABEL_GPUS.to_owned(), plan.share.gpus.join(",")),
     ])
 }

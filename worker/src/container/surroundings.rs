@@ -2,17 +2,25 @@
 //! removed them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bollard::errors::Error;
-use bollard::models::NetworkCreateRequest;
-use bollard::query_parameters::ListNetworksOptionsBuilder;
 use tokio::sync::Mutex;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::error;
 
 use super::cache::Volumes;
 use super::egress::{self, EgressError};
-use super::engine::{Engine, is_not_found};
-use super::names::{LABEL, NETWORK, NETWORK_INTERNET, internet_bridge};
+use super::engine::Engine;
+use super::names::{NETWORK, NETWORK_INTERNET, internet_bridge};
+use super::network::{self, NetworkError};
 use crate::config::INTERNET_ONLY;
+
+/// How often the rules around a network are looked for while nothing is started: a firewall that is reloaded forgets them, and
+/// jobs may run for days.
+const GUARD_EVERY: Duration = Duration::from_secs(10);
 
 /// Remembers what stands.
 #[derive(Debug)]
@@ -20,6 +28,8 @@ pub(crate) struct Surroundings {
     network: Network,
     cache_bytes_max: Option<u64>,
     ready: Mutex<Ready>,
+    /// Whether there are containers that are to be kept to the internet; also those of an earlier process.
+    is_guarded: AtomicBool,
 }
 
 /// Which network containers are put on.
@@ -46,6 +56,17 @@ pub(crate) enum SurroundingsError {
     Engine(#[from] Error),
     #[error(transparent)]
     Egress(#[from] EgressError),
+    #[error("{0}")]
+    Network(NetworkError),
+}
+
+impl From<NetworkError> for SurroundingsError {
+    fn from(error: NetworkError) -> Self {
+        match error {
+            NetworkError::Engine(error) => Self::Engine(error),
+            other @ NetworkError::Foreign { .. } => Self::Network(other),
+        }
+    }
 }
 
 impl Surroundings {
@@ -56,7 +77,41 @@ impl Surroundings {
             Some(name) if name == INTERNET_ONLY => Network::InternetOnly,
             Some(name) => Network::Named(name),
         };
-        Self { network, cache_bytes_max, ready: Mutex::default() }
+        let is_guarded = matches!(network, Network::InternetOnly).into();
+        Self { network, cache_bytes_max, ready: Mutex::default(), is_guarded }
+    }
+
+    /// Sees to it, beside the work, that what keeps running jobs to the internet stands; given up when the handle is dropped.
+    pub(crate) fn guard(self: &Arc<Self>, engine: &Engine) -> AbortOnDropHandle<()> {
+        let (surroundings, engine) = (Arc::clone(self), engine.clone());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let bridge = internet_bridge(&engine.facts().id);
+            loop {
+                tokio::time::sleep(GUARD_EVERY).await;
+                if surroundings.is_guarded.load(Ordering::Relaxed) {
+                    // One at a time with what a run does.
+                    let _ready = surroundings.ready.lock().await;
+                    if let Err(why) = egress::ensure(&bridge).await {
+                        error!("running jobs may reach more than the internet: {why}");
+                    }
+                }
+            }
+        }))
+    }
+
+    /// A container of an earlier process stays on the network that it was started on. If that is the one with nothing but the
+    /// internet behind it, what keeps it so has to stand, whatever this process was told.
+    ///
+    /// # Errors
+    ///
+    /// [`EgressError`]: it reaches more than it may.
+    pub(crate) async fn adopt(&self, engine: &Engine, networks: &[String]) -> Result<(), EgressError> {
+        if !networks.iter().any(|name| name == NETWORK_INTERNET) {
+            return Ok(());
+        }
+        self.is_guarded.store(true, Ordering::Relaxed);
+        let _ready = self.ready.lock().await;
+        egress::ensure(&internet_bridge(&engine.facts().id)).await
     }
 
     pub(crate) fn network(&self) -> &str {
@@ -74,8 +129,8 @@ impl Surroundings {
         let bridge = internet_bridge(&engine.facts().id);
         if !ready.network {
             match self.network {
-                Network::Own => ensure_network(engine, NETWORK, None).await?,
-                Network::InternetOnly => ensure_network(engine, NETWORK_INTERNET, Some(&bridge)).await?,
+                Network::Own => network::ensure(engine, NETWORK, None).await?,
+                Network::InternetOnly => network::ensure(engine, NETWORK_INTERNET, Some(&bridge)).await?,
                 Network::Named(_) => {}
             }
         }
@@ -120,48 +175,5 @@ impl Surroundings {
     /// Something was missing: look again next time.
     pub(crate) async fn doubt(&self) {
         *self.ready.lock().await = Ready::default();
-    }
-}
-
-/// A bridge from which its containers get out, and not to each other.
-async fn ensure_network(engine: &Engine, name: &str, bridge: Option<&str>) -> Result<(), Error> {
-    match engine.docker().inspect_network(name, None).await {
-        Ok(_) => return Ok(()),
-        Err(error) if is_not_found(&error) => {}
-        Err(error) => return Err(error),
-    }
-    let option = |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
-    let mut options = HashMap::from([option("enable_ip_masquerade", "true"), option("enable_icc", "false")]);
-    options.extend(bridge.map(|bridge| option("name", bridge)));
-    let created = engine
-        .docker()
-        .create_network(NetworkCreateRequest {
-            name: name.to_owned(),
-            driver: Some("bridge".to_owned()),
-            enable_ipv6: Some(false),
-            options: Some(options),
-            labels: Some(HashMap::from([(LABEL.to_owned(), "true".to_owned())])),
-            ..NetworkCreateRequest::default()
-        })
-        .await;
-    match created {
-        Ok(created) => remove_if_second(engine, name, &created.id).await,
-        // Another worker was faster.
-        Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
-        // Or it has the bridge.
-        Err(error) => engine.docker().inspect_network(name, None).await.map(drop).map_err(|_| error),
-    }
-}
-
-/// Older engines make two networks of one name when two workers ask at once, and then find neither by name. All agree on
-/// the one whose id sorts first.
-async fn remove_if_second(engine: &Engine, name: &str, made: &str) -> Result<(), Error> {
-    let filters = HashMap::from([("name".to_owned(), vec![name.to_owned()])]);
-    let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
-    let networks = engine.docker().list_networks(Some(options)).await?;
-    let same = networks.iter().filter(|network| network.name.as_deref() == Some(name));
-    match same.filter_map(|network| network.id.as_deref()).min() {
-        Some(first) if first != made => engine.docker().remove_network(made).await,
-        Some(_) | None => Ok(()),
     }
 }

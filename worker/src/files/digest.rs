@@ -12,7 +12,7 @@ const READ_BYTES: usize = 128 * 1024;
 const BYTES: usize = 32;
 
 /// The SHA-256 of a blob's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct BlobHash([u8; BYTES]);
 
 impl BlobHash {
@@ -38,12 +38,15 @@ impl BlobHash {
         STANDARD.encode(self.0)
     }
 
-    /// Hashes all of `source` and counts its bytes.
-    pub(super) fn of_reader(mut source: impl Read) -> io::Result<(Self, u64)> {
+    /// Hashes all of `source` and counts its bytes; gives up once nobody waits for it any more, as `goes_on` says.
+    pub(super) fn of_reader(mut source: impl Read, goes_on: impl Fn() -> bool) -> io::Result<(Self, u64)> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; READ_BYTES];
         let mut bytes = 0;
         loop {
+            if !goes_on() {
+                return Err(io::Error::other("nobody waits for it any more"));
+            }
             match source.read(&mut buffer) {
                 Ok(0) => return Ok((Self::finish(hasher), bytes)),
                 Ok(read) => {
@@ -77,7 +80,7 @@ mod tests {
 
     #[test]
     fn the_empty_input_has_the_known_hash() {
-        let (hash, bytes) = BlobHash::of_reader(io::empty()).unwrap();
+        let (hash, bytes) = BlobHash::of_reader(io::empty(), || true).unwrap();
         assert_eq!(hash.to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(bytes, 0);
         assert_eq!(hash.to_base64(), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");

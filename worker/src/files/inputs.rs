@@ -1,10 +1,11 @@
 //! Inputs: what a definition holds or points at, into the run's directory.
 
-use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
@@ -14,12 +15,14 @@ use protocol::definition::{DataKind, DataRef, Definition};
 use protocol::json;
 use protocol::raw::RawJson;
 
+use super::cache::Cached;
 use super::digest::BlobHash;
-use super::transfer::TransferError;
-use super::{Files, RunDirs, below};
+use super::fetch::Fetched;
+use super::place::{PlaceError, places};
+use super::transfer::{BLOB_BYTES_MAX, PARALLEL, Rooms, TransferError};
+use super::{Files, RunDirs};
+use crate::brief::brief;
 
-/// How many inputs are fetched at once.
-const PARALLEL: usize = 4;
 const FILE_MODE: u32 = 0o644;
 /// Blobs by key are executable, as in the original.
 const KEY_MODE: u32 = 0o777;
@@ -34,14 +37,33 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Why the inputs are not there. The text names the file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
-    #[error("the input {name:?} is not base64: {source}")]
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error("the input {:?} is not base64: {source}", brief(.name))]
     Base64 { name: String, source: base64::DecodeError },
-    #[error("the input {name:?}: {source}")]
-    Transfer { name: String, source: TransferError },
-    #[error("cannot write the input {name:?}: {source}")]
+    #[error("the input {:?}: {source}", brief(.name))]
+    Transfer { name: String, source: Arc<TransferError> },
+    #[error("cannot write the input {:?}: {source}", brief(.name))]
     Disk { name: String, source: std::io::Error },
+    #[error(
+        "cannot write the input {:?}: there is another file of that name here, because this disk does not tell capital letters from small ones",
+        brief(.name)
+    )]
+    Case { name: String },
+    #[error("the inputs have more than the {bytes_max} bytes that this worker allows a job on its disk")]
+    TooMany { bytes_max: u64 },
     #[error("cannot make the run's directory: {0}")]
     Directory(std::io::Error),
+}
+
+impl InputError {
+    fn disk(name: String) -> impl FnOnce(std::io::Error) -> Self {
+        // Names that are equal were sorted out before.
+        |source| {
+            let is_there = source.kind() == std::io::ErrorKind::AlreadyExists;
+            if is_there { Self::Case { name } } else { Self::Disk { name, source } }
+        }
+    }
 }
 
 /// One file to be made.
@@ -80,18 +102,13 @@ impl Files {
             inline.into_iter().try_for_each(|item| write(item).map(drop))
         })
         .await?;
-        stream::iter(remote).map(|item| self.fetch(item)).buffer_unordered(PARALLEL).try_collect::<()>().await
+        let (rooms, taken) = (self.transfer.fetching(), AtomicU64::new(0));
+        let fetched = stream::iter(remote).map(|item| self.fetch(item, &rooms, &taken)).buffer_unordered(PARALLEL);
+        fetched.try_collect::<()>().await
     }
 
-    /// What is to be made; a relative config file takes the place of an input of that name.
     fn items(&self, definition: &Definition, dirs: &RunDirs) -> Result<Vec<Item>, InputError> {
-        let mut items = BTreeMap::new();
-        for (name, data) in definition.inputs.iter().chain(&definition.config_files) {
-            let path = if name.starts_with('/') { dirs.config_file(name) } else { below(&dirs.inputs, name) };
-            let item = self.item(name, path.clone(), data)?;
-            items.insert(path, item);
-        }
-        Ok(items.into_values().collect())
+        places(definition, dirs)?.into_iter().map(|(path, (name, data))| self.item(name, path, data)).collect()
     }
 
     fn item(&self, name: &str, path: PathBuf, data: &DataRef) -> Result<Item, InputError> {
@@ -118,20 +135,88 @@ impl Files {
         Ok(Item { name: name.to_owned(), path, content, mode })
     }
 
-    async fn fetch(&self, item: Item) -> Result<(), InputError> {
+    async fn fetch(&self, item: Item, rooms: &Rooms<'_>, taken: &AtomicU64) -> Result<(), InputError> {
         let Content::Url { url, hash } = &item.content else { return Ok(()) };
-        let cached = match hash.and_then(|hash| self.cache.find(hash)) {
-            Some(cached) => cached,
-            None => {
-                let fetched = self.transfer.fetch(url, *hash, &self.cache).await;
-                fetched.map_err(|source| InputError::Transfer { name: item.name.clone(), source })?
-            }
+        let had = match self.had(url, *hash, rooms).await {
+            Ok(had) => had,
+            Err(source) => return Err(InputError::Transfer { name: item.name, source }),
         };
+        // Before a copy takes the room a second time.
+        let bytes_max = self.job_bytes_max;
+        if taken.fetch_add(had.bytes(), Ordering::Relaxed).saturating_add(had.bytes()) > bytes_max {
+            return Err(InputError::TooMany { bytes_max });
+        }
+        let cache = Arc::clone(&self.cache);
         blocking(move || {
-            let placed = parent(&item.path).and_then(|()| copy(&cached, &item.path, item.mode));
-            placed.map_err(|source| InputError::Disk { name: item.name, source })
+            let placed = parent(&item.path).and_then(|()| had.place(&item.path, item.mode));
+            // What was in use until now may have to go.
+            cache.trim();
+            placed.map_err(InputError::disk(item.name))
         })
         .await
+    }
+
+    /// Has the bytes on this disk. Those with a known digest are kept for later jobs; others would have to be fetched again all
+    /// the same.
+    async fn had(&self, url: &str, hash: Option<BlobHash>, rooms: &Rooms<'_>) -> Result<Had, Arc<TransferError>> {
+        let fetch = || self.transfer.fetch(url, hash, BLOB_BYTES_MAX.min(self.job_bytes_max), &self.cache);
+        let Some(hash) = hash else {
+            let _room = rooms.room().await;
+            return Ok(Had::Fetched(fetch().await?));
+        };
+        if let Some(cached) = self.cache.find(hash) {
+            return Ok(Had::Cached(cached));
+        }
+        let _room = rooms.room().await;
+        let mut turn = self.cache.turn(url, hash).await;
+        if let Some(error) = &*turn {
+            return Err(Arc::clone(error));
+        }
+        if let Some(cached) = self.cache.find(hash) {
+            return Ok(Had::Cached(cached));
+        }
+        let fetched = match fetch().await {
+            Ok(fetched) => fetched,
+            Err(error) => return Err(Arc::clone(turn.insert(Arc::new(error)))),
+        };
+        if !self.cache.takes(fetched.bytes) {
+            return Ok(Had::Fetched(fetched));
+        }
+        let cache = Arc::clone(&self.cache);
+        let stored = tokio::task::spawn_blocking(move || {
+            let Fetched { file, path, hash, bytes } = fetched;
+            cache.store(&file, path, hash, bytes)
+        });
+        let stored = stored.await.map_err(std::io::Error::other).and_then(|stored| stored);
+        stored.map(Had::Cached).map_err(|source| Arc::new(TransferError::disk(url, source)))
+    }
+}
+
+/// Bytes that are on this disk.
+enum Had {
+    Cached(Cached),
+    Fetched(Fetched),
+}
+
+impl Had {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Cached(cached) => cached.bytes(),
+            Self::Fetched(fetched) => fetched.bytes,
+        }
+    }
+
+    fn place(self, to: &Path, mode: u32) -> std::io::Result<()> {
+        match self {
+            Self::Cached(cached) => {
+                cached.touch();
+                copy(&cached.path(), to, mode)
+            }
+            Self::Fetched(fetched) => {
+                fetched.path.persist_noclobber(to)?;
+                fetched.file.set_permissions(fs::Permissions::from_mode(mode))
+            }
+        }
     }
 }
 
@@ -166,7 +251,7 @@ fn write(item: Item) -> Result<(), InputError> {
         file.write_all(bytes)?;
         file.set_permissions(fs::Permissions::from_mode(item.mode))
     });
-    written.map_err(|source| InputError::Disk { name: item.name, source })
+    written.map_err(InputError::disk(item.name))
 }
 
 fn parent(path: &Path) -> std::io::Result<()> {
@@ -175,8 +260,9 @@ fn parent(path: &Path) -> std::io::Result<()> {
 
 /// A copy, never a link: what a container does to it must not reach the cache. Where the file system can, it shares blocks.
 fn copy(from: &Path, to: &Path, mode: u32) -> std::io::Result<()> {
-    fs::copy(from, to)?;
-    fs::set_permissions(to, fs::Permissions::from_mode(mode))
+    let (mut from, mut to) = (File::open(from)?, File::create_new(to)?);
+    std::io::copy(&mut from, &mut to)?;
+    to.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -212,7 +298,7 @@ mod tests {
     #[test]
     fn names_stay_below_their_directory() {
         let dirs = RunDirs::at(Path::new("/d"));
-        assert_eq!(below(&dirs.inputs, "a//./b.txt"), Path::new("/d/inputs/a/b.txt"));
+        assert_eq!(super::super::below(&dirs.inputs, "a//./b.txt"), Path::new("/d/inputs/a/b.txt"));
         assert_eq!(dirs.config_file("/etc/app.toml"), Path::new("/d/configFiles/etc/app.toml"));
     }
 }

@@ -1,33 +1,45 @@
-//! HTTP: blobs in and out, with bounded retries. Redirects of an upload keep it an upload.
+//! Blobs to the broker and from anywhere, with bounded retries and a bounded number at once. Redirects of an upload keep it an
+//! upload.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, LOCATION};
+use futures_util::TryStreamExt;
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, LOCATION};
 use reqwest::{Client, Response, StatusCode, Url};
-use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+use tokio_util::io::ReaderStream;
 
-use super::cache::Cache;
 use super::digest::BlobHash;
+use super::web::{REDIRECTS_MAX, Web, WebError, shown};
+use crate::config::ApiAddress;
 
 /// Connecting takes no longer than this, or the next try has a better chance.
 const CONNECT: Duration = Duration::from_secs(30);
-/// A peer that sends nothing for so long is gone.
+/// A peer that sends nothing for so long, or takes nothing of an upload, is gone.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Uploads end within this, also when the storage never answers: 50 GiB at 120 Mbit/s.
-const UPLOAD: Duration = Duration::from_secs(60 * 60);
-/// As many redirects as browsers of old followed; more is a loop.
-const REDIRECTS_MAX: usize = 10;
+/// An upload that was taken whole is answered within this: storage may copy 50 GiB from one place to another first.
+const SETTLED: Duration = Duration::from_secs(15 * 60);
 /// A try, and then again after 0.2, 0.4, 0.8 … seconds, 10 at most: a broker's restart is waited for, a minute in all.
 const TRIES: u32 = 11;
-const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(10);
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long the outputs of a run that has ended wait for a broker that cannot be reached: an upgrade of it takes less, and a
+/// program may have run for days for them.
+const BROKER_RETURN: Duration = Duration::from_secs(10 * 60);
+/// How much of a file is read at once for an upload: 4 KiB, the library's own measure, is a thread's turn each.
+const READ_BYTES: usize = 128 * 1024;
+/// How many transfers each way all runs of a worker have together, besides the one that each run always has. More of them make
+/// nothing faster on one line, and each takes a socket and up to a megabyte.
+const SHARED: usize = 12;
+/// How many transfers one run has at once: enough to fill a line with small files.
+pub(super) const PARALLEL: usize = 4;
 /// The header with which uploads say their SHA-256, as S3 has it.
 const CHECKSUM: &str = "x-amz-checksum-sha256";
-/// The largest input: what the broker stores at most.
+/// The largest input and output: what the broker stores at most.
 pub(super) const BLOB_BYTES_MAX: u64 = 50 << 30;
 
 /// Why a blob did not get across.
@@ -41,19 +53,41 @@ pub(crate) enum TransferError {
     Storage { url: String, status: StatusCode },
     #[error("{url} cannot be reached: {why}")]
     Unreachable { url: String, why: String },
-    #[error("{url} is larger than the {BLOB_BYTES_MAX} bytes allowed")]
-    TooLarge { url: String },
-    #[error("{url} redirects too often")]
-    Redirects { url: String },
+    #[error("{url} is not fetched: {source}")]
+    Refused { url: String, source: WebError },
+    #[error("{url} is larger than the {bytes_max} bytes allowed")]
+    TooLarge { url: String, bytes_max: u64 },
     #[error("{url} has SHA-256 {found}, not {expected} as the job says")]
     Hash { url: String, expected: String, found: String },
     #[error("cannot store {url}: {source}")]
     Disk { url: String, source: std::io::Error },
+    #[error("it cannot be read: {source}")]
+    Read { source: std::io::Error },
+    #[error("it changes while it is read")]
+    Changed,
 }
 
 impl TransferError {
+    pub(super) fn web(url: &str, error: WebError) -> Self {
+        match error {
+            WebError::Unreachable { why } => Self::Unreachable { url: shown(url), why },
+            source @ (WebError::Scheme { .. } | WebError::NoAddress | WebError::Private | WebError::Redirects) => {
+                Self::Refused { url: shown(url), source }
+            }
+        }
+    }
+
+    pub(super) fn disk(url: &str, source: std::io::Error) -> Self {
+        Self::Disk { url: shown(url), source }
+    }
+
+    pub(super) fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Disk { source, .. }
+            if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+    }
+
     /// Whether another try may help.
-    fn is_passing(&self) -> bool {
+    pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
             Self::Status { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
@@ -62,145 +96,232 @@ impl TransferError {
                 status.is_server_error() || matches!(status.as_u16(), 403 | 408 | 409 | 425 | 429)
             }
             Self::Address { .. }
+            | Self::Refused { .. }
             | Self::TooLarge { .. }
-            | Self::Redirects { .. }
             | Self::Hash { .. }
-            | Self::Disk { .. } => false,
+            | Self::Disk { .. }
+            | Self::Read { .. }
+            | Self::Changed => false,
+        }
+    }
+
+    /// Whether it is the broker that is not there, and not one file that it does not take.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Status { status, .. } | Self::Storage { status, .. } => matches!(status.as_u16(), 502..=504),
+            Self::Address { .. }
+            | Self::Refused { .. }
+            | Self::TooLarge { .. }
+            | Self::Hash { .. }
+            | Self::Disk { .. }
+            | Self::Read { .. }
+            | Self::Changed => false,
         }
     }
 }
 
-/// The clients. Clones share connections.
-#[derive(Clone, Debug)]
-pub(super) struct Transfer {
-    /// Through the proxy that the environment names, if it names one.
-    outward: Clients,
-    /// To this machine itself, which no proxy reaches.
-    inward: Clients,
+/// When the next try comes, and when no other.
+#[derive(Debug)]
+pub(super) struct Pauses {
+    tries: u32,
+    pause: Duration,
 }
 
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { tries: 1, pause: PAUSE_FIRST }
+    }
+}
+
+impl Pauses {
+    /// Waits for the next try, or gives up with the error of the last one. `patient`: there is a next one whatever the number.
+    pub(super) async fn next(&mut self, error: TransferError, patient: bool) -> Result<(), TransferError> {
+        let Some(pause) = self.pause(patient) else { return Err(error) };
+        tracing::debug!("{error}; trying again in {} ms", pause.as_millis());
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    fn pause(&mut self, patient: bool) -> Option<Duration> {
+        if self.tries >= TRIES && !patient {
+            return None;
+        }
+        let pause = self.pause;
+        self.tries = self.tries.saturating_add(1);
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        Some(pause)
+    }
+}
+
+/// How long a run's uploads wait for a broker that is away, all of them together.
+#[derive(Debug)]
+pub(super) struct Patience {
+    started: Instant,
+    /// When something got through last, in milliseconds from the start.
+    through_ms: AtomicU64,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self { started: Instant::now(), through_ms: AtomicU64::new(0) }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn got_through(&self) {
+        self.got_through_at(self.elapsed_ms());
+    }
+
+    fn got_through_at(&self, now_ms: u64) {
+        self.through_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    fn is_left(&self) -> bool {
+        self.is_left_at(self.elapsed_ms())
+    }
+
+    fn is_left_at(&self, now_ms: u64) -> bool {
+        let silent = now_ms.saturating_sub(self.through_ms.load(Ordering::Relaxed));
+        u128::from(silent) < BROKER_RETURN.as_millis()
+    }
+}
+
+/// The transfers of one run, one way.
+pub(super) struct Rooms<'a> {
+    own: Semaphore,
+    shared: &'a Semaphore,
+}
+
+impl<'a> Rooms<'a> {
+    fn new(shared: &'a Semaphore) -> Self {
+        Self { own: Semaphore::new(1), shared }
+    }
+
+    /// Waits for room for one more. Each run gets on with one, whatever the others wait for.
+    pub(super) async fn room(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::select! {
+            biased;
+            own = self.own.acquire() => own.ok(),
+            shared = self.shared.acquire() => shared.ok(),
+        }
+    }
+}
+
+/// The clients. Clones share connections and the number of transfers.
 #[derive(Clone, Debug)]
-struct Clients {
-    following: Client,
-    plain: Client,
+pub(super) struct Transfer {
+    web: Web,
+    uploads: Uploads,
+    fetching: Arc<Semaphore>,
+    sending: Arc<Semaphore>,
+}
+
+/// Clients without a limit on how long an answer may take, because it comes after the body.
+#[derive(Clone, Debug)]
+struct Uploads {
+    outward: Client,
+    inward: Client,
+}
+
+/// What is uploaded.
+pub(super) struct Upload<'a, F> {
+    pub(super) url: &'a str,
+    pub(super) hash: BlobHash,
+    pub(super) bytes: u64,
+    /// Opens the file anew for each try.
+    pub(super) open: F,
+    pub(super) patience: &'a Patience,
 }
 
 impl Transfer {
-    pub(super) fn new(tls: &rustls::ClientConfig) -> reqwest::Result<Self> {
-        let client = |redirects, is_inward| {
-            let builder = Client::builder()
+    pub(super) fn new(
+        tls: &rustls::ClientConfig,
+        [api, public_api]: [&ApiAddress; 2],
+        fetches_private: bool,
+    ) -> reqwest::Result<Self> {
+        let builder = || {
+            Client::builder()
                 .tls_backend_preconfigured(tls.clone())
-                .redirect(redirects)
+                .redirect(reqwest::redirect::Policy::none())
                 .connect_timeout(CONNECT)
-                .read_timeout(SILENCE);
-            if is_inward { builder.no_proxy() } else { builder }.build()
         };
-        let clients = |is_inward| {
-            Ok(Clients {
-                following: client(reqwest::redirect::Policy::limited(REDIRECTS_MAX), is_inward)?,
-                plain: client(reqwest::redirect::Policy::none(), is_inward)?,
-            })
-        };
-        Ok(Self { outward: clients(false)?, inward: clients(true)? })
+        Ok(Self {
+            web: Web::new(tls, api, fetches_private, SILENCE)?.knowing(public_api),
+            uploads: Uploads { outward: builder().build()?, inward: builder().no_proxy().build()? },
+            fetching: Arc::new(Semaphore::new(SHARED)),
+            sending: Arc::new(Semaphore::new(SHARED)),
+        })
     }
 
-    fn clients(&self, url: &Url) -> &Clients {
-        let host = url.host_str().unwrap_or_default();
-        let is_loopback = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        if is_loopback || host == "localhost" { &self.inward } else { &self.outward }
+    pub(super) fn web(&self) -> &Web {
+        &self.web
     }
 
-    /// Fetches `url` into `cache` and says under which hash; refuses other bytes than `expected`.
-    pub(super) async fn fetch(
-        &self,
-        url: &str,
-        expected: Option<BlobHash>,
-        cache: &Arc<Cache>,
-    ) -> Result<PathBuf, TransferError> {
-        let parsed = address(url)?;
-        retried(|| self.fetch_once(url, parsed.clone(), expected, cache)).await
+    pub(super) fn fetching(&self) -> Rooms<'_> {
+        Rooms::new(&self.fetching)
     }
 
-    async fn fetch_once(
-        &self,
-        url: &str,
-        parsed: Url,
-        expected: Option<BlobHash>,
-        cache: &Arc<Cache>,
-    ) -> Result<PathBuf, TransferError> {
-        let disk = |source| TransferError::Disk { url: shown(url), source };
-        // A compressed body would be hashed as it travels.
-        let request = self.clients(&parsed).following.get(parsed).header(ACCEPT_ENCODING, "identity");
-        let mut response = checked(url, request.send().await)?;
-        if response.content_length().is_some_and(|bytes| bytes > BLOB_BYTES_MAX) {
-            return Err(TransferError::TooLarge { url: shown(url) });
-        }
-        let (mut file, path) = cache.incoming().map_err(disk)?;
-        let (mut hasher, mut bytes) = (Sha256::new(), 0);
-        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable_words(url, &error))? {
-            bytes += chunk.len() as u64;
-            if bytes > BLOB_BYTES_MAX {
-                return Err(TransferError::TooLarge { url: shown(url) });
-            }
-            hasher.update(&chunk);
-            // Into the page cache; a thread for each chunk would cost more.
-            file.write_all(&chunk).map_err(disk)?;
-        }
-        let found = BlobHash::finish(hasher);
-        if let Some(expected) = expected
-            && expected != found
-        {
-            let (expected, found) = (expected.to_string(), found.to_string());
-            return Err(TransferError::Hash { url: shown(url), expected, found });
-        }
-        let cache = Arc::clone(cache);
-        let stored = tokio::task::spawn_blocking(move || cache.store(&file, path, found)).await;
-        stored.map_err(std::io::Error::other).and_then(|stored| stored).map_err(disk)
+    pub(super) fn sending(&self) -> Rooms<'_> {
+        Rooms::new(&self.sending)
     }
 
     /// Whether there is a blob at `url` already. Not knowing counts as no.
-    pub(super) async fn exists(&self, url: &str) -> bool {
+    async fn exists(&self, url: &str) -> bool {
         let Ok(parsed) = address(&format!("{url}/exists")) else { return false };
-        let answer = self.clients(&parsed).following.get(parsed).send().await;
+        let answer = self.web.get(&parsed, None, &HeaderMap::new()).await;
         answer.is_ok_and(|response| response.status() == StatusCode::OK)
     }
 
-    /// Puts `bytes` bytes to `url`, from a file that `open` opens anew for each try. Says beforehand that they have `hash`, so
-    /// that storage can be told to take no others.
-    pub(super) async fn upload(
-        &self,
-        url: &str,
-        hash: BlobHash,
-        bytes: u64,
-        open: impl Fn() -> std::io::Result<File>,
-    ) -> Result<(), TransferError> {
-        let parsed = address(url)?;
-        retried(|| self.upload_once(url, parsed.clone(), hash, bytes, &open)).await
+    /// Sees to it that a blob is at its address: what is there already is not sent again, also when it got there in a try whose
+    /// answer was lost.
+    pub(super) async fn upload<F>(&self, upload: Upload<'_, F>) -> Result<(), TransferError>
+    where
+        F: Fn() -> Result<File, TransferError>,
+    {
+        let parsed = address(upload.url)?;
+        let mut pauses = Pauses::default();
+        loop {
+            if self.exists(upload.url).await {
+                upload.patience.got_through();
+                return Ok(());
+            }
+            match self.upload_once(&upload, parsed.clone()).await {
+                Ok(()) => {
+                    upload.patience.got_through();
+                    return Ok(());
+                }
+                Err(error) if error.is_passing() => {
+                    let patient = error.is_away() && upload.patience.is_left();
+                    pauses.next(error, patient).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
-    async fn upload_once(
-        &self,
-        url: &str,
-        mut target: Url,
-        hash: BlobHash,
-        bytes: u64,
-        open: &impl Fn() -> std::io::Result<File>,
-    ) -> Result<(), TransferError> {
+    /// Says beforehand which hash the bytes have, so that storage can be told to take no others.
+    async fn upload_once<F>(&self, upload: &Upload<'_, F>, mut target: Url) -> Result<(), TransferError>
+    where
+        F: Fn() -> Result<File, TransferError>,
+    {
+        let Upload { url, hash, bytes, .. } = *upload;
         for hop in 0..=REDIRECTS_MAX {
-            let file = open().map_err(|source| TransferError::Disk { url: shown(url), source })?;
-            let body = reqwest::Body::from(tokio::fs::File::from_std(file));
-            // The length is said, because storage behind a redirect takes no chunked bodies.
-            let put = self.clients(&target).plain.put(target.clone());
+            let file = tokio::fs::File::from_std((upload.open)()?);
+            let client = if is_loopback(&target) { &self.uploads.inward } else { &self.uploads.outward };
+            let put = client.put(target.clone());
             let put = if takes_checksum(&target) { put.header(CHECKSUM, hash.to_base64()) } else { put };
-            let request = put.header(CONTENT_LENGTH, bytes).timeout(UPLOAD).body(body);
-            let response = request.send().await.map_err(|error| unreachable_words(url, &error))?;
+            // The length is said, because storage behind a redirect takes no chunked bodies.
+            let put = put.header(CONTENT_LENGTH, bytes);
+            let response = watched(url, put, file, bytes).await?;
             let status = response.status();
             if !matches!(status.as_u16(), 301 | 302 | 307 | 308) {
-                return match checked(url, Ok(response)) {
-                    Err(TransferError::Status { url, status }) if hop > 0 => {
-                        Err(TransferError::Storage { url, status })
-                    }
-                    done => done.map(drop),
+                return match status {
+                    status if status.is_success() => Ok(()),
+                    status if hop > 0 => Err(TransferError::Storage { url: shown(url), status }),
+                    status => Err(TransferError::Status { url: shown(url), status }),
                 };
             }
             let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
@@ -209,7 +330,45 @@ impl Transfer {
                 .filter(|next| matches!(next.scheme(), "http" | "https"))
                 .ok_or_else(|| TransferError::Status { url: shown(url), status })?;
         }
-        Err(TransferError::Redirects { url: shown(url) })
+        Err(TransferError::web(url, WebError::Redirects))
+    }
+}
+
+/// Sends a file, as long as it is taken.
+async fn watched(
+    url: &str,
+    put: reqwest::RequestBuilder,
+    file: tokio::fs::File,
+    bytes: u64,
+) -> Result<Response, TransferError> {
+    let taken = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&taken);
+    // No more than was said, should the file have grown.
+    let file = tokio::io::AsyncReadExt::take(file, bytes);
+    let body = ReaderStream::with_capacity(file, READ_BYTES).inspect_ok(move |chunk| {
+        count.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    });
+    let request = put.body(reqwest::Body::wrap_stream(body)).send();
+    tokio::pin!(request);
+    let mut before = 0;
+    let mut silent_since = Instant::now();
+    loop {
+        let now = taken.load(Ordering::Relaxed);
+        if now != before {
+            (before, silent_since) = (now, Instant::now());
+        }
+        let patience = if before >= bytes { SETTLED } else { SILENCE };
+        let look = (silent_since + patience).min(Instant::now() + SILENCE / 2);
+        tokio::select! {
+            answer = &mut request => {
+                return answer.map_err(|error| TransferError::web(url, WebError::of(&error)));
+            }
+            () = tokio::time::sleep_until(look) => {}
+        }
+        if taken.load(Ordering::Relaxed) == before && silent_since.elapsed() >= patience {
+            let why = format!("it took nothing for {} s", patience.as_secs());
+            return Err(TransferError::Unreachable { url: shown(url), why });
+        }
     }
 }
 
@@ -219,61 +378,15 @@ fn takes_checksum(target: &Url) -> bool {
     signed.is_none_or(|(_, headers)| headers.split(';').any(|header| header == CHECKSUM))
 }
 
-fn address(url: &str) -> Result<Url, TransferError> {
-    let refuse = |why: String| TransferError::Address { url: shown(url), why };
-    let parsed = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
-    match parsed.scheme() {
-        "http" | "https" => Ok(parsed),
-        other => Err(refuse(format!("{other}: is not fetched"))),
-    }
+/// Whether an address is of this machine, which no proxy reaches.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let is_ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    is_ip || host == "localhost"
 }
 
-/// An address without what may be a secret in it: user, password, query.
-fn shown(url: &str) -> String {
-    const CHARS_MAX: usize = 300;
-    match Url::parse(url) {
-        Ok(mut url) => {
-            let _ = url.set_username("");
-            let _ = url.set_password(None);
-            url.set_query(None);
-            url.set_fragment(None);
-            url.as_str().chars().take(CHARS_MAX).collect()
-        }
-        Err(_) => format!("{:?}", url.chars().take(CHARS_MAX).collect::<String>()),
-    }
-}
-
-fn checked(url: &str, answer: reqwest::Result<Response>) -> Result<Response, TransferError> {
-    let response = answer.map_err(|error| unreachable_words(url, &error))?;
-    if response.status().is_success() {
-        Ok(response)
-    } else {
-        Err(TransferError::Status { url: shown(url), status: response.status() })
-    }
-}
-
-fn unreachable_words(url: &str, error: &reqwest::Error) -> TransferError {
-    if error.is_redirect() {
-        return TransferError::Redirects { url: shown(url) };
-    }
-    // The error's own text repeats the address, secrets included; what caused it does not.
-    let cause = std::error::Error::source(error).map(crate::outcome::with_sources);
-    TransferError::Unreachable { url: shown(url), why: cause.unwrap_or_else(|| "the connection failed".to_owned()) }
-}
-
-async fn retried<T, F: Future<Output = Result<T, TransferError>>>(
-    mut attempt: impl FnMut() -> F,
-) -> Result<T, TransferError> {
-    let mut pause = RETRY_FIRST;
-    for _ in 1..TRIES {
-        match attempt().await {
-            Err(error) if error.is_passing() => tracing::debug!("{error}; trying again in {} ms", pause.as_millis()),
-            done => return done,
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY_MAX);
-    }
-    attempt().await
+pub(super) fn address(url: &str) -> Result<Url, TransferError> {
+    Url::parse(url).map_err(|error| TransferError::Address { url: shown(url), why: error.to_string() })
 }
 
 #[cfg(test)]
@@ -288,10 +401,35 @@ mod tests {
         assert!(!takes("http://h/f/x?X-Amz-SignedHeaders=host&X-Amz-Signature=s"));
     }
 
+    /// How often there is a try, and how long all that takes.
+    fn tries(is_patient_at: impl Fn(u64) -> bool) -> (u32, u64) {
+        let (mut pauses, mut now_ms) = (Pauses::default(), 0);
+        while let Some(pause) = pauses.pause(is_patient_at(now_ms)) {
+            now_ms += u64::try_from(pause.as_millis()).unwrap();
+        }
+        (pauses.tries, now_ms)
+    }
+
     #[test]
-    fn what_is_shown_of_an_address_holds_no_secret() {
-        assert_eq!(shown("https://user:pw@h.example/a?X-Signature=s#f"), "https://h.example/a");
-        assert!(address("file:///etc/passwd").is_err());
-        assert!(address("nonsense").is_err());
+    fn a_broker_that_is_away_is_waited_for_and_not_for_ever() {
+        let patience = Patience::new();
+        let (number, ms) = tries(|now_ms| patience.is_left_at(now_ms));
+        assert!((60..80).contains(&number) && (600_000..620_000).contains(&ms), "{number} tries in {ms} ms");
+        assert!(!patience.is_left_at(ms));
+        patience.got_through_at(ms);
+        assert!(patience.is_left_at(ms), "what got through begins it anew");
+        let (number, ms) = tries(|_| false);
+        assert!(number == TRIES && (40_000..70_000).contains(&ms), "{number} tries in {ms} ms");
+    }
+
+    #[tokio::test]
+    async fn each_run_gets_on_with_one_transfer_whatever_the_others_do() {
+        let shared = Semaphore::new(2);
+        let (greedy, other) = (Rooms::new(&shared), Rooms::new(&shared));
+        let held = [greedy.room().await, greedy.room().await, greedy.room().await];
+        assert!(held.iter().all(Option::is_some));
+        let full = tokio::time::timeout(Duration::from_millis(1), greedy.room()).await;
+        assert!(full.is_err());
+        assert!(other.room().await.is_some());
     }
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
+use crate::brief::brief;
+
 /// The most files of one run.
 pub(super) const FILES_MAX: usize = 10_000;
 /// The most directories; empty ones are not reported, but looked into.
@@ -25,7 +27,10 @@ pub(super) struct Found {
     pub(super) files: Vec<Output>,
     /// What is left out and why, for the job's log.
     pub(super) skipped: Vec<String>,
+    /// What should be there and cannot be read: its name, and why.
+    pub(super) unreadable: Vec<(String, std::io::Error)>,
     skipped_untold: usize,
+    unreadable_untold: usize,
     bytes: u64,
     directories: usize,
 }
@@ -47,8 +52,8 @@ pub(crate) enum WalkError {
     Directories,
     #[error("the output files have more than {BYTES_MAX} bytes")]
     Bytes,
-    #[error("cannot read the output {name:?}: {source}")]
-    Disk { name: String, source: std::io::Error },
+    #[error("cannot read the outputs: {0}")]
+    Disk(std::io::Error),
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -58,11 +63,15 @@ const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLL
 /// Finds all regular files below `root`, in the order of their names.
 pub(super) fn walk(root: &Path) -> Result<Found, WalkError> {
     let mut found = Found::default();
-    let directory = openat(CWD, root, DIRECTORY, Mode::empty()).map_err(|source| disk("/outputs", source))?;
+    let directory = openat(CWD, root, DIRECTORY, Mode::empty()).map_err(|error| WalkError::Disk(error.into()))?;
     found.directory(&directory, "", 0)?;
     found.files.sort_by(|a, b| a.name.cmp(&b.name));
     if found.skipped_untold > 0 {
         found.skipped.push(format!("{} more were not collected", found.skipped_untold));
+    }
+    if found.unreadable_untold > 0 {
+        let more = format!("{} more", found.unreadable_untold);
+        found.unreadable.push((more, std::io::Error::other("they cannot be read")));
     }
     Ok(found)
 }
@@ -87,8 +96,21 @@ impl Found {
         if self.directories > DIRECTORIES_MAX {
             return Err(WalkError::Directories);
         }
-        for entry in Dir::read_from(directory.as_fd()).map_err(|source| disk(prefix, source))? {
-            let entry = entry.map_err(|source| disk(prefix, source))?;
+        let entries = match Dir::read_from(directory.as_fd()) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.unreadable(prefix, error);
+                return Ok(());
+            }
+        };
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.unreadable(prefix, error);
+                    return Ok(());
+                }
+            };
             let raw = entry.file_name();
             if matches!(raw.to_bytes(), b"." | b"..") {
                 continue;
@@ -100,16 +122,20 @@ impl Found {
             let path = format!("{prefix}{name}");
             let stat = match statat(directory, raw, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
-                Err(source) => return Err(disk(&path, source)),
+                // It has just been removed.
+                Err(Errno::NOENT) => continue,
+                Err(error) => {
+                    self.unreadable(&path, error);
+                    continue;
+                }
             };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => self.file(path, u64::try_from(stat.st_size).unwrap_or(0))?,
                 FileType::Directory if depth >= DEPTH_MAX => self.skip(&path, "it is nested too deep"),
-                FileType::Directory => {
-                    let below =
-                        openat(directory, raw, DIRECTORY, Mode::empty()).map_err(|source| disk(&path, source))?;
-                    self.directory(&below, &format!("{path}/"), depth + 1)?;
-                }
+                FileType::Directory => match openat(directory, raw, DIRECTORY, Mode::empty()) {
+                    Ok(below) => self.directory(&below, &format!("{path}/"), depth + 1)?,
+                    Err(error) => self.unreadable(&path, error),
+                },
                 FileType::Symlink => self.skip(&path, "it is a symbolic link"),
                 FileType::Fifo
                 | FileType::Socket
@@ -135,15 +161,19 @@ impl Found {
 
     fn skip(&mut self, name: &str, why: &str) {
         if self.skipped.len() < SKIPPED_TOLD_MAX {
-            self.skipped.push(format!("the output {name:?} is not collected: {why}"));
+            self.skipped.push(format!("the output {:?} is not collected: {why}", brief(name)));
         } else {
             self.skipped_untold += 1;
         }
     }
-}
 
-fn disk(name: &str, source: Errno) -> WalkError {
-    WalkError::Disk { name: name.to_owned(), source: source.into() }
+    fn unreadable(&mut self, name: &str, error: Errno) {
+        if self.unreadable.len() < SKIPPED_TOLD_MAX {
+            self.unreadable.push((name.to_owned(), error.into()));
+        } else {
+            self.unreadable_untold += 1;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -118,6 +118,41 @@ async fn read_config(path: &Path) -> std::io::Result<ConfigFile> {
     serde_json::from_slice(&bytes).map_err(|_| std::io::Error::other("it is not the JSON that Docker writes"))
 }
 
+/// What Docker's own file says of where logins come from.
+#[derive(Debug, Default)]
+pub(crate) struct Helpers {
+    /// For how many registries it has logins or names programs.
+    pub(crate) registries: usize,
+    /// The programs that it names.
+    pub(crate) programs: Vec<String>,
+    /// Why it cannot be read.
+    pub(crate) problem: Option<String>,
+}
+
+/// Reads Docker's own file in `folder`, and no login.
+pub(crate) async fn helpers(folder: Option<&Path>) -> Helpers {
+    let Some(path) = folder.map(|folder| folder.join("config.json")) else { return Helpers::default() };
+    match read_config(&path).await {
+        Ok(file) => {
+            let registries: BTreeSet<&str> =
+                file.auths.keys().chain(file.cred_helpers.keys()).map(|key| host_of(key)).collect();
+            let programs: BTreeSet<String> = file
+                .cred_helpers
+                .values()
+                .chain(file.creds_store.as_ref())
+                .filter(|name| is_helper(name))
+                .map(|name| format!("docker-credential-{name}"))
+                .collect();
+            Helpers { registries: registries.len(), programs: programs.into_iter().collect(), problem: None }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Helpers::default(),
+        Err(error) => {
+            let problem = format!("{} cannot be read: {error}", path.display());
+            Helpers { problem: Some(problem), ..Helpers::default() }
+        }
+    }
+}
+
 async fn find_in(file: &ConfigFile, host: &str) -> Option<DockerCredentials> {
     let own_helper = file.cred_helpers.iter().find(|(key, _)| host_of(key) == host).map(|(_, helper)| helper);
     if let Some(helper) = own_helper.or(file.creds_store.as_ref())
@@ -153,10 +188,13 @@ fn of_user(host: &str, user: &str, password: &str) -> DockerCredentials {
     }
 }
 
+fn is_helper(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
 /// Runs `docker-credential-<helper> get`, as Docker does.
 async fn ask_helper(helper: &str, host: &str) -> Option<DockerCredentials> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if helper.is_empty() || !helper.chars().all(is_name) {
+    if !is_helper(helper) {
         return None;
     }
     match tokio::time::timeout(HELPER, run_helper(format!("docker-credential-{helper}").as_ref(), key_of(host))).await {

@@ -52,13 +52,13 @@ impl Images {
     pub(super) async fn trim(&self) {
         let Some(bytes_max) = self.config.cache_bytes_max else { return };
         let Ok(_trimming) = self.trimming.try_lock() else { return };
-        let mut kept: BTreeSet<String> = self.config.prepull.iter().cloned().collect();
+        let mut kept = self.kept.clone();
         // What cannot be removed now is left out of the next look, so that this ends.
         loop {
             kept.extend(self.counts.held());
             let surplus = lock(&self.ledger).surplus(bytes_max, &kept);
             let Some((name, entry)) = surplus.into_iter().next() else { break };
-            match self.remove(&name, &entry).await {
+            match self.remove(&name, &entry, "which was unused for longest").await {
                 Ok(()) => self.forget(&name),
                 Err(error) => {
                     debug!("cannot remove the image {name} yet: {error}");
@@ -69,13 +69,30 @@ impl Images {
         self.save().await;
     }
 
-    pub(super) fn forget(&self, name: &str) {
+    /// Removes an image that this worker built, if no run is about to use it and no container has it: what it was built for was
+    /// deleted.
+    pub(crate) async fn discard(&self, name: &str) {
+        // One at a time with what is too much.
+        let _trimming = self.trimming.lock().await;
+        let entry = lock(&self.ledger).get(name).filter(|entry| entry.origin == Origin::Built).cloned();
+        let Some(entry) = entry.filter(|_| !self.counts.held().contains(name)) else { return };
+        match self.remove(name, &entry, "whose job was deleted").await {
+            Ok(()) => {
+                self.forget(name);
+                self.save().await;
+            }
+            // Then it stays as any other that was built.
+            Err(error) => debug!("the image {name} of a deleted job stays: {error}"),
+        }
+    }
+
+    fn forget(&self, name: &str) {
         lock(&self.ledger).forget(name);
         lock(&self.known).remove(name);
     }
 
     /// Removes an image, unless its name means another one by now: then that one is somebody else's.
-    pub(super) async fn remove(&self, name: &str, entry: &Entry) -> Result<(), Error> {
+    async fn remove(&self, name: &str, entry: &Entry, why: &str) -> Result<(), Error> {
         let found = match look(&self.docker, name).await? {
             Look::Missing => return Ok(()),
             Look::There(found) => found,
@@ -89,7 +106,7 @@ impl Images {
         let options = RemoveImageOptionsBuilder::default().force(false).noprune(false).build();
         match self.docker.remove_image(name, Some(options), None).await {
             Ok(_) => {
-                info!("removed the image {name}, which was unused for longest");
+                info!("removed the image {name}, {why}");
                 Ok(())
             }
             Err(error) if is_not_found(&error) => Ok(()),

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use protocol::id::UnixMillis;
 use serde::{Deserialize, Serialize};
 
+use super::reference::Reference;
+
 /// The most images remembered. The ones unused for longest go first; they are then nobody's and stay.
 const ENTRIES_MAX: usize = 10_000;
 /// The file below the data directory.
@@ -37,7 +39,7 @@ impl Origin {
     }
 }
 
-/// An image by its name, or by its id where it has none.
+/// An image by the one spelling of its name, or by its id where it has none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) id: String,
@@ -64,13 +66,36 @@ impl Ledger {
     pub(super) fn open(data: &Path) -> Self {
         let path = data.join(FILE);
         let read = std::fs::read(&path).and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other));
-        let entries = read.unwrap_or_else(|error| {
+        let read: BTreeMap<String, Entry> = read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 tracing::warn!("cannot read {}: {error}; the images that it names will not be removed", path.display());
             }
             BTreeMap::new()
         });
-        Self { path, entries }
+        let mut ledger = Self { path, entries: BTreeMap::new() };
+        read.into_iter().for_each(|(name, entry)| ledger.take_in(name, entry));
+        ledger
+    }
+
+    /// Takes in what an earlier version may have written down under several spellings of one name. What is somebody else's
+    /// under one of them is so under all.
+    fn take_in(&mut self, name: String, entry: Entry) {
+        let name = match (entry.origin, Reference::parse(&name)) {
+            (Origin::Theirs | Origin::Pulled | Origin::Built, Some(reference)) => reference.canonical(),
+            (Origin::Theirs | Origin::Pulled | Origin::Built, None) | (Origin::Remains, _) => name,
+        };
+        match self.entries.get_mut(&name) {
+            None => {
+                self.entries.insert(name, entry);
+            }
+            Some(there) => {
+                there.used_ms = there.used_ms.max(entry.used_ms);
+                there.asked_ms = there.asked_ms.max(entry.asked_ms);
+                if there.origin != entry.origin || there.id != entry.id {
+                    there.origin = Origin::Theirs;
+                }
+            }
+        }
     }
 
     /// What is to be written, and where.
@@ -191,8 +216,26 @@ mod tests {
         let mut ledger = Ledger::open(data.path());
         ledger.put("a:1", entry("sha256:1", Origin::Pulled, 7, 5));
         write(ledger.image()).unwrap();
-        assert_eq!(Ledger::open(data.path()).get("a:1"), ledger.get("a:1"));
+        assert_eq!(Ledger::open(data.path()).get("docker.io/library/a:1"), ledger.get("a:1"));
         std::fs::write(data.path().join(FILE), "torn").unwrap();
-        assert_eq!(Ledger::open(data.path()).get("a:1"), None);
+        assert!(Ledger::open(data.path()).entries.is_empty());
+    }
+
+    #[test]
+    fn what_was_written_down_under_two_spellings_is_one_and_never_less_somebody_elses() {
+        let data = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(data.path());
+        ledger.put("a", entry("sha256:1", Origin::Pulled, 7, 5));
+        ledger.put("docker.io/library/a:latest", entry("sha256:1", Origin::Pulled, 7, 9));
+        ledger.put("b", entry("sha256:2", Origin::Pulled, 7, 5));
+        ledger.put("library/b", entry("sha256:2", Origin::Theirs, 7, 5));
+        ledger.put("sha256:3", entry("sha256:3", Origin::Remains, 7, 5));
+        write(ledger.image()).unwrap();
+        let read = Ledger::open(data.path());
+        let one = read.get("docker.io/library/a:latest").unwrap();
+        assert_eq!((one.origin, one.used_ms), (Origin::Pulled, UnixMillis(9)));
+        assert_eq!(read.get("docker.io/library/b:latest").unwrap().origin, Origin::Theirs);
+        assert!(read.get("sha256:3").is_some(), "an id is no name");
+        assert_eq!(read.entries.len(), 3);
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::progress::Progress;
 use super::reference::Reference;
+use crate::observe::Tally;
 use crate::sync::lock;
 
 /// Progress lines that a slow run may be behind before it misses some.
@@ -24,7 +25,7 @@ const AUTH_HEADERS: [&str; 2] = ["x-registry-auth", "x-registry-config"];
 
 /// Pulls under way, by what is pulled. Each is given up when the last run that wants it is.
 #[derive(Debug, Default)]
-pub(super) struct Pulls(Mutex<HashMap<String, Weak<Pull>>>);
+pub(super) struct Pulls(Mutex<HashMap<String, Weak<Pull>>>, Tally);
 
 /// A pull under way.
 #[derive(Debug)]
@@ -35,6 +36,11 @@ pub(super) struct Pull {
 }
 
 impl Pulls {
+    /// How many came to their end, and how many of them failed.
+    pub(super) const fn tally(&self) -> &Tally {
+        &self.1
+    }
+
     /// Takes part in the pull of `name` that is under way, or starts one with `work`, which tells its progress.
     pub(super) fn join<F>(&self, name: &str, work: impl FnOnce(broadcast::Sender<String>) -> F) -> Following
     where
@@ -50,9 +56,10 @@ impl Pulls {
         }
         let (sender, progress) = broadcast::channel(PROGRESS_MAX);
         let (end, ended) = watch::channel(None);
-        let work = work(sender.clone());
+        let (work, tally) = (work(sender.clone()), self.1.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let result = work.await;
+            tally.count(&result);
             end.send_replace(Some(result));
         }));
         let pull = Arc::new(Pull { ended: ended.clone(), progress: sender, _task: task });
@@ -103,7 +110,7 @@ pub(super) async fn pull(
     reference: Reference<'_>,
     platform: Option<&str>,
     login: Option<DockerCredentials>,
-    lines: &broadcast::Sender<String>,
+    mut tell: impl FnMut(String),
 ) -> Result<(), String> {
     let options = CreateImageOptionsBuilder::default().from_image(reference.name).tag(reference.version());
     let options = options.platform(platform.unwrap_or_default()).build();
@@ -115,8 +122,7 @@ pub(super) async fn pull(
             return Err(said.trim_end().to_owned());
         }
         if let Some(line) = progress.line(&event, tokio::time::Instant::now()) {
-            // Nobody listening is no failure.
-            let _ = lines.send(line);
+            tell(line);
         }
     }
     Ok(())

@@ -4,6 +4,12 @@
 const BYTES_MAX: usize = 512;
 /// Where images are that name no registry.
 const DEFAULT_REGISTRY: &str = "docker.io";
+/// Another name of it.
+const DEFAULT_REGISTRY_ALIAS: &str = "index.docker.io";
+/// Whose images they are that name nobody there.
+const DEFAULT_OWNER: &str = "library";
+/// Which one is meant when none is said.
+const DEFAULT_TAG: &str = "latest";
 
 /// A checked name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +43,7 @@ impl<'a> Reference<'a> {
 
     /// What the engine is to fetch; without a tag it would fetch all of them.
     pub(super) fn version(self) -> &'a str {
-        self.digest.or(self.tag).unwrap_or("latest")
+        self.digest.or(self.tag).unwrap_or(DEFAULT_TAG)
     }
 
     /// Whether the name is expected to mean another image tomorrow: it has neither a digest nor a number in its tag.
@@ -45,18 +51,34 @@ impl<'a> Reference<'a> {
         self.digest.is_none() && self.tag.is_none_or(|tag| !tag.contains(|c: char| c.is_ascii_digit()))
     }
 
+    /// One spelling for all that mean the same image: `busybox` and `docker.io/library/busybox:latest` are one.
+    pub(super) fn canonical(self) -> String {
+        let (registry, path) = self.parts();
+        let owner = if registry == DEFAULT_REGISTRY && !path.contains('/') { DEFAULT_OWNER } else { "" };
+        let slash = if owner.is_empty() { "" } else { "/" };
+        // With a digest a tag says nothing.
+        let sign = if self.digest.is_some() { '@' } else { ':' };
+        format!("{registry}/{owner}{slash}{path}{sign}{}", self.version())
+    }
+
     /// The registry's host, with its port.
     pub(super) fn registry(self) -> &'a str {
+        self.parts().0
+    }
+
+    /// Host and path.
+    fn parts(self) -> (&'a str, &'a str) {
         match self.name.split_once('/') {
+            Some((DEFAULT_REGISTRY | DEFAULT_REGISTRY_ALIAS, path)) => (DEFAULT_REGISTRY, path),
             // The engine takes a capital for a host's too; another's login must not go there.
-            Some((host, _))
+            Some((host, path))
                 if host.contains(['.', ':'])
                     || host == "localhost"
                     || host.contains(|c: char| c.is_ascii_uppercase()) =>
             {
-                host
+                (host, path)
             }
-            Some(_) | None => DEFAULT_REGISTRY,
+            Some(_) | None => (DEFAULT_REGISTRY, self.name),
         }
     }
 }
@@ -108,6 +130,33 @@ mod tests {
         ];
         for text in bad {
             assert_eq!(Reference::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn all_spellings_of_one_image_are_one() {
+        let canonical = |text: &str| Reference::parse(text).unwrap().canonical();
+        for spelling in [
+            "busybox",
+            "busybox:latest",
+            "library/busybox",
+            "docker.io/busybox",
+            "docker.io/library/busybox:latest",
+            "index.docker.io/busybox",
+        ] {
+            assert_eq!(canonical(spelling), "docker.io/library/busybox:latest", "{spelling}");
+        }
+        assert_eq!(canonical("me/a:1"), "docker.io/me/a:1");
+        assert_eq!(canonical("host:5000/a"), "host:5000/a:latest");
+        assert_eq!(canonical("a:1@sha256:00"), canonical("docker.io/library/a@sha256:00"));
+        assert_eq!(canonical("ttl.sh/00ff:1d"), "ttl.sh/00ff:1d", "those that are built have one spelling");
+        for other in ["busybox:1", "me/busybox", "localhost/busybox", "Docker.io/library/busybox", "busybox@sha256:00"]
+        {
+            assert_ne!(canonical(other), canonical("busybox"), "{other}");
+        }
+        // It is a fixed point, so that what was written down once is found again.
+        for text in ["busybox", "me/a:1", "host:5000/a/b@sha256:00", "localhost/x"] {
+            assert_eq!(canonical(&canonical(text)), canonical(text));
         }
     }
 

@@ -28,6 +28,10 @@ impl Batch {
         let bytes = lines.iter().map(|line| line.text.len() + LINE_BYTES).sum();
         Self { run, step, first, lines, bytes, number: 0 }
     }
+
+    fn key(&self) -> (HeldRun, LogKind) {
+        (self.run, self.step.kind())
+    }
 }
 
 /// See the module.
@@ -42,6 +46,8 @@ pub(super) struct Backlog {
     next_ping: u64,
     next_number: u64,
     dropped: BTreeMap<(HeldRun, LogKind), u64>,
+    /// How many lines were dropped since the start.
+    dropped_ever: u64,
 }
 
 impl Backlog {
@@ -60,13 +66,36 @@ impl Backlog {
             // What was sent has probably arrived; it goes first, and without a word.
             if let Some((_, batch)) = self.in_flight.pop_front() {
                 self.bytes -= batch.bytes;
-            } else if let Some(batch) = self.waiting.pop_front() {
-                self.bytes -= batch.bytes;
-                *self.dropped.entry((batch.run, batch.step.kind())).or_default() += batch.lines.len() as u64;
-            } else {
+            } else if !self.drop_oldest() {
                 break;
             }
         }
+    }
+
+    /// Drops the oldest lines that wait. The last batch of a log stays in line without its lines, to say that they are lost.
+    fn drop_oldest(&mut self) -> bool {
+        let Some(at) = self.waiting.iter().position(|batch| !batch.lines.is_empty()) else { return false };
+        let key = self.waiting[at].key();
+        let batch = &mut self.waiting[at];
+        let lines = std::mem::take(&mut batch.lines).len() as u64;
+        self.bytes -= std::mem::take(&mut batch.bytes);
+        batch.first += lines;
+        *self.dropped.entry(key).or_default() += lines;
+        self.dropped_ever += lines;
+        let newest = self.waiting.iter().rposition(|batch| batch.key() == key);
+        let mut place = 0;
+        // Those before are without lines.
+        self.waiting.retain(|batch| {
+            let stays = batch.key() != key || !batch.lines.is_empty() || Some(place) == newest;
+            place += 1;
+            stays
+        });
+        true
+    }
+
+    /// How many lines were dropped since the start.
+    pub(super) const fn dropped_ever(&self) -> u64 {
+        self.dropped_ever
     }
 
     /// Where the line ends now; see [`Self::is_sent_up_to`].
@@ -82,7 +111,7 @@ impl Backlog {
     /// The next lines to be sent.
     pub(super) fn next(&mut self) -> Option<ToBroker> {
         let mut batch = self.waiting.pop_front()?;
-        if let Some(dropped) = self.dropped.remove(&(batch.run, batch.step.kind())) {
+        if let Some(dropped) = self.dropped.remove(&batch.key()) {
             // The line takes the number of the last one lost, so that those after it keep theirs.
             let at_ms = batch.lines.first().map(|line| line.at_ms).unwrap_or_default();
             let text = format!("[{dropped} lines were lost while the broker could not be reached]\n");
@@ -135,5 +164,66 @@ impl Backlog {
     #[cfg(test)]
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::id::{JobId, UnixMillis};
+
+    use super::*;
+
+    fn batch(run: u32, first: u64, lines: usize, bytes: usize) -> Batch {
+        let line = LogLine { text: "x".repeat(bytes), at_ms: UnixMillis(1), stderr: false };
+        let run = HeldRun { job: JobId::from_bytes([1; 32]), run };
+        Batch::new(run, LogStep::Run, first, vec![line; lines])
+    }
+
+    fn sent(backlog: &mut Backlog) -> Vec<(u32, u64, Vec<String>)> {
+        let texts = |lines: Vec<LogLine>| lines.into_iter().map(|line| line.text.chars().take(20).collect()).collect();
+        std::iter::from_fn(|| backlog.next())
+            .map(|message| {
+                let ToBroker::RunLogs { run, first, lines, .. } = message else { panic!("{message:?}") };
+                (run.run, first, texts(lines))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_run_whose_last_lines_were_pushed_out_by_another_says_so() {
+        let mut backlog = Backlog::default();
+        backlog.push(batch(1, 0, 3, 10));
+        backlog.push(batch(1, 3, 2, 10));
+        let end = backlog.end();
+        for number in 0..20 {
+            backlog.push(batch(2, number, 1, LOG_BYTES_MAX / 10));
+        }
+        assert!(backlog.bytes() <= LOG_BYTES_MAX);
+        assert!(!backlog.is_sent_up_to(end), "the word about them is yet to be sent");
+        let told = sent(&mut backlog);
+        // It takes the number of the last line that was lost.
+        assert_eq!((told[0].0, told[0].1), (1, 4));
+        assert_eq!(told[0].2, ["[5 lines were lost w"]);
+        assert_eq!(told[1].0, 2);
+        assert!(told[1].2[0].starts_with("[1"), "{:?}", told[1].2);
+        let numbers: Vec<u64> = told[2..].iter().map(|(_, first, _)| *first).collect();
+        assert!(numbers.iter().copied().eq(told[1].1 + 2..20), "none is lost after the gap: {numbers:?}");
+        assert!(backlog.is_sent_up_to(end));
+    }
+
+    #[test]
+    fn runs_that_are_pushed_out_again_and_again_take_one_place_each() {
+        let mut backlog = Backlog::default();
+        for number in 0..1000 {
+            backlog.push(batch(1, number, 1, 10));
+            backlog.push(batch(2, number, 1, LOG_BYTES_MAX / 2));
+            assert!(backlog.waiting.len() <= 4, "{}", backlog.waiting.len());
+        }
+        let told = sent(&mut backlog);
+        let end = |run| {
+            let of_run = told.iter().filter(|(of, ..)| *of == run);
+            of_run.map(|(_, first, lines)| first + lines.len() as u64).max()
+        };
+        assert_eq!((end(1), end(2)), (Some(1000), Some(1000)));
     }
 }

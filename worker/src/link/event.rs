@@ -7,7 +7,7 @@ use protocol::native::{HeldRun, StopReason, WorkerHello};
 use protocol::raw::RawJson;
 use tokio::sync::mpsc;
 
-use crate::config::ApiAddress;
+use crate::config::{ApiAddress, Dialect};
 use crate::state_machine::QueueIndex;
 use crate::state_machine::offers::AskNumber;
 
@@ -18,7 +18,7 @@ pub(crate) type Epoch = u64;
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
     /// A connection stands and the broker knows us.
-    Welcomed { epoch: Epoch, gone: Vec<HeldRun> },
+    Welcomed { epoch: Epoch, gone: Vec<HeldRun>, dialect: &'static str },
     /// A run is ours.
     Granted { epoch: Epoch, run: HeldRun, definition: RawJson },
     /// The broker has decided on the claim that asked; it has granted so many runs on this connection.
@@ -50,18 +50,39 @@ impl Events {
         self.sender.send((self.queue, event)).await.is_ok()
     }
 
+    /// Waits until the agent has room for one event. Whoever notes down what it then tells can be cut off only before both.
+    pub(super) async fn room(&self) -> Option<Room<'_>> {
+        Some(Room { queue: self.queue, permit: self.sender.reserve().await.ok()? })
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 }
 
+/// Room for one event.
+pub(super) struct Room<'a> {
+    queue: QueueIndex,
+    permit: mpsc::Permit<'a, (QueueIndex, LinkEvent)>,
+}
+
+impl Room<'_> {
+    pub(super) fn tell(self, event: LinkEvent) {
+        self.permit.send((self.queue, event));
+    }
+}
+
 /// What the link has to know.
+#[derive(Clone)]
 pub(crate) struct LinkConfig {
     pub(crate) api: ApiAddress,
+    pub(crate) dialect: Dialect,
     pub(crate) queue: QueueName,
     /// The queue's place among the worker's.
     pub(crate) index: QueueIndex,
     /// Who the worker is; what it holds is in the outbox.
     pub(crate) worker: WorkerHello,
     pub(crate) tls: Arc<rustls::ClientConfig>,
+    /// Counts the milliseconds that the machine has slept.
+    pub(crate) asleep_ms: fn() -> u64,
 }

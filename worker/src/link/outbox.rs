@@ -156,6 +156,25 @@ impl Outbox {
         self.state().reports.len()
     }
 
+    /// How many bytes their results have together.
+    pub(crate) fn unsettled_bytes(&self) -> usize {
+        let bytes = |pending: &Pending| match &pending.report {
+            Report::Finish(finished) => finished.finished.as_str().len(),
+            Report::HandBack { .. } => 0,
+        };
+        self.state().reports.values().map(bytes).sum()
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.state().epoch.is_some()
+    }
+
+    /// How many log lines were lost since the start.
+    pub(crate) fn lines_dropped(&self) -> u64 {
+        self.state().backlog.dropped_ever()
+    }
+
     /// Lets the link send what is here and then end.
     pub(crate) fn close(&self) {
         self.state().is_closed = true;
@@ -190,7 +209,7 @@ impl Outbox {
     }
 
     /// There is no connection.
-    pub(super) fn disconnected(&self) {
+    pub(crate) fn disconnected(&self) {
         self.state().epoch = None;
         self.room.notify_waiters();
     }

@@ -25,22 +25,22 @@ use tracing::{debug, info, warn};
 use super::event::{Epoch, Events, LinkConfig, LinkEvent};
 use super::outbox::Outbox;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// From the first packet to the broker's welcome: it may have to load the queue first.
-const CONNECT: Duration = Duration::from_secs(20);
+pub(super) const CONNECT: Duration = Duration::from_secs(20);
 /// How often the line is tried when nothing else crosses it; a dead one is found within [`SILENCE`].
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// A broker that says nothing for so long, pings unanswered, is gone.
-const SILENCE: Duration = Duration::from_secs(25);
+pub(super) const SILENCE: Duration = Duration::from_secs(25);
 /// A frame that cannot be written for so long means the same.
 const WRITE: Duration = Duration::from_secs(25);
 /// How often the clock is looked at: for pings, and reports to be sent again.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 /// After so many log bytes the broker is asked at once whether they arrived, so that there is room for more.
-const PING_BYTES: usize = 512 * 1024;
+pub(super) const PING_BYTES: usize = 512 * 1024;
 /// What is written together before it is flushed: many small messages, one system call.
-const FLUSH_BYTES: usize = 128 * 1024;
+pub(super) const FLUSH_BYTES: usize = 128 * 1024;
 /// Frames read ahead take this much per socket; the default of 128 KiB is for servers of large messages.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 /// The most bytes that wait for the kernel; a single frame may be as large as the broker takes.
@@ -53,21 +53,43 @@ const RENEW_MS_MIN: u64 = 100;
 /// How a connection ended.
 pub(super) struct Ended {
     pub(super) was_welcomed: bool,
+    /// Whether there was none because the server does not take our subprotocol: it may be one of the original's kind.
+    pub(super) is_foreign: bool,
     pub(super) why: String,
+}
+
+impl Ended {
+    pub(super) const fn not_welcomed(why: String) -> Self {
+        Self { was_welcomed: false, is_foreign: false, why }
+    }
+}
+
+/// Why there is no socket.
+pub(super) enum NotOpen {
+    /// The server took the upgrade, but not the subprotocol.
+    Foreign,
+    Refused(String),
+}
+
+impl From<String> for NotOpen {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
 }
 
 /// Connects and stays until the line breaks or the outbox is closed and empty.
 pub(super) async fn serve(config: &LinkConfig, outbox: &Arc<Outbox>, events: &Events, epoch: Epoch) -> Ended {
-    let not_welcomed = |why| Ended { was_welcomed: false, why };
+    let not_welcomed = Ended::not_welcomed;
     let (socket, welcome) = match timeout(CONNECT, connect(config, outbox)).await {
         Ok(Ok(connected)) => connected,
-        Ok(Err(why)) => return not_welcomed(why),
+        Ok(Err(NotOpen::Foreign)) => return Ended { is_foreign: true, ..not_welcomed(foreign_words()) },
+        Ok(Err(NotOpen::Refused(why))) => return not_welcomed(why),
         Err(_) => return not_welcomed(format!("no welcome within {} s", CONNECT.as_secs())),
     };
     let Welcome { lease_ms, gone, queue } = welcome;
     info!(queue.key = queue.short(), "connected to the broker at {}", config.api);
     outbox.connected(epoch);
-    if !events.tell(LinkEvent::Welcomed { epoch, gone }).await {
+    if !events.tell(LinkEvent::Welcomed { epoch, gone, dialect: Encoding::MessagePack.subprotocol() }).await {
         return not_welcomed("the worker stops".to_owned());
     }
     let (sink, stream) = socket.split();
@@ -77,7 +99,7 @@ pub(super) async fn serve(config: &LinkConfig, outbox: &Arc<Outbox>, events: &Ev
         why = read(stream, outbox, events, epoch, &leases) => why,
         why = write(sink, outbox, lease_changes) => why,
     };
-    Ended { was_welcomed: true, why }
+    Ended { was_welcomed: true, is_foreign: false, why }
 }
 
 /// What the broker says first.
@@ -87,51 +109,68 @@ struct Welcome {
     queue: QueueKey,
 }
 
-fn renew_every(lease_ms: u64) -> Duration {
+pub(super) fn renew_every(lease_ms: u64) -> Duration {
     Duration::from_millis((lease_ms / RENEWS_PER_LEASE).max(RENEW_MS_MIN))
 }
 
-/// Opens the socket and exchanges hello and welcome.
-async fn connect(config: &LinkConfig, outbox: &Outbox) -> Result<(Socket, Welcome), String> {
+/// Opens a socket that takes frames of so many bytes.
+pub(super) async fn open(
+    config: &LinkConfig,
+    subprotocol: Option<&'static str>,
+    frame_bytes_max: usize,
+) -> Result<Socket, NotOpen> {
     let mut request =
         config.api.worker_socket(&config.queue).into_client_request().map_err(|error| error.to_string())?;
-    let subprotocol = HeaderValue::from_static(Encoding::MessagePack.subprotocol());
-    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    if let Some(subprotocol) = subprotocol {
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    }
     let limits = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(FRAME_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX));
+        .max_message_size(Some(frame_bytes_max))
+        .max_frame_size(Some(frame_bytes_max));
     let connector = Connector::Rustls(Arc::clone(&config.tls));
-    let (mut socket, _) =
-        tokio_tungstenite::connect_async_tls_with_config(request, Some(limits), true, Some(connector))
-            .await
-            .map_err(|error| handshake_words(&error))?;
+    match tokio_tungstenite::connect_async_tls_with_config(request, Some(limits), true, Some(connector)).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(SocketError::Protocol(ProtocolError::SecWebSocketSubProtocolError(SubProtocolError::NoSubProtocol))) => {
+            Err(NotOpen::Foreign)
+        }
+        Err(error) => Err(NotOpen::Refused(handshake_words(&error))),
+    }
+}
+
+/// Opens the socket and exchanges hello and welcome.
+async fn connect(config: &LinkConfig, outbox: &Outbox) -> Result<(Socket, Welcome), NotOpen> {
+    let mut socket = open(config, Some(Encoding::MessagePack.subprotocol()), FRAME_BYTES_MAX).await?;
     let worker = WorkerHello { holds: outbox.holds(), ..config.worker.clone() };
     let hello =
         Hello { version: PROTOCOL_VERSION, version_min: None, watch: false, resume: None, worker: Some(worker) };
     socket.send(frame(&ToBroker::Hello(hello))).await.map_err(|error| error.to_string())?;
     loop {
         match socket.next().await {
-            None => return Err("the broker closed the line at once".to_owned()),
-            Some(Err(error)) => return Err(error.to_string()),
-            Some(Ok(Message::Close(close))) => return Err(close_words(close.map(|close| close.reason.to_string()))),
+            None => return Err("the broker closed the line at once".to_owned().into()),
+            Some(Err(error)) => return Err(error.to_string().into()),
+            Some(Ok(Message::Close(close))) => {
+                return Err(close_words(close.map(|close| close.reason.to_string())).into());
+            }
             Some(Ok(message)) => match decode(&message)? {
                 Some(FromBroker::Welcome { lease_ms, gone, queue, .. }) => {
                     return Ok((socket, Welcome { lease_ms, gone, queue }));
                 }
-                Some(FromBroker::Rejected { code, message, .. }) => return Err(format!("it says {code}: {message}")),
+                Some(FromBroker::Rejected { code, message, .. }) => {
+                    return Err(format!("it says {code}: {message}").into());
+                }
                 Some(_) | None => {}
             },
         }
     }
 }
 
+fn foreign_words() -> String {
+    format!("it does not speak {}", Encoding::MessagePack.subprotocol())
+}
+
 fn handshake_words(error: &SocketError) -> String {
-    if let SocketError::Protocol(ProtocolError::SecWebSocketSubProtocolError(SubProtocolError::NoSubProtocol)) = error {
-        let wanted = Encoding::MessagePack.subprotocol();
-        return format!("it does not speak {wanted}: it is another version, or no Gridsocket broker");
-    }
     if let SocketError::Http(response) = error {
         const SHOWN_CHARS: usize = 200;
         let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
@@ -141,7 +180,7 @@ fn handshake_words(error: &SocketError) -> String {
     crate::outcome::with_sources(error)
 }
 
-fn close_words(reason: Option<String>) -> String {
+pub(super) fn close_words(reason: Option<String>) -> String {
     match reason {
         Some(reason) if !reason.is_empty() => format!("it closed the line: {reason}"),
         Some(_) | None => "it closed the line".to_owned(),
@@ -183,20 +222,20 @@ async fn read(
             }
             Ok(Some(Ok(message))) => message,
         };
+        // First the room: a run that is noted as held, but never told of, would be held for ever.
+        let Some(room) = events.room().await else { return "the worker stops".to_owned() };
         let event = match decode(&message) {
             Ok(Some(message)) => on_message(message, outbox, epoch, leases),
             Ok(None) => None,
             Err(why) => return why,
         };
-        if let Some(event) = event
-            && !events.tell(event).await
-        {
-            return "the worker stops".to_owned();
+        if let Some(event) = event {
+            room.tell(event);
         }
     }
 }
 
-fn on_message(
+pub(super) fn on_message(
     message: FromBroker,
     outbox: &Outbox,
     epoch: Epoch,
@@ -350,7 +389,7 @@ async fn write_one(sink: &mut SplitSink<Socket, Message>, message: Message) -> R
     bounded(sink.send(message)).await
 }
 
-async fn bounded(write: impl Future<Output = Result<(), SocketError>>) -> Result<(), String> {
+pub(super) async fn bounded(write: impl Future<Output = Result<(), SocketError>>) -> Result<(), String> {
     match timeout(WRITE, write).await {
         Ok(written) => written.map_err(|error| error.to_string()),
         Err(_) => Err(format!("it took nothing for {} s", WRITE.as_secs())),

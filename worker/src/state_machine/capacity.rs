@@ -31,7 +31,7 @@ pub(super) fn capped(free: Capacity, cpus_milli: u64) -> Capacity {
 }
 
 /// What is left when `needs` are met.
-pub(super) fn less(free: Capacity, needs: Capacity) -> Capacity {
+pub(crate) fn less(free: Capacity, needs: Capacity) -> Capacity {
     Capacity {
         cpus_milli: free.cpus_milli.saturating_sub(needs.cpus_milli),
         memory_bytes: free.memory_bytes.map(|free| free.saturating_sub(needs.memory_bytes.unwrap_or(0))),

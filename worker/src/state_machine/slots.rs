@@ -40,6 +40,8 @@ pub(crate) struct Slots {
     /// The most memory that one job may state: what is above it must never be offered.
     memory_per_job_max: Option<u64>,
     held: BTreeMap<QueueRun, Share>,
+    /// How many remains were counted: each has a place of its own among the holders.
+    remains: usize,
 }
 
 impl Slots {
@@ -50,12 +52,31 @@ impl Slots {
         gpus: Vec<String>,
         memory_per_job_max: Option<u64>,
     ) -> Self {
-        Self { cpus_milli: cpus.saturating_mul(1000), memory_bytes, gpus, memory_per_job_max, held: BTreeMap::new() }
+        let (cpus_milli, held) = (cpus.saturating_mul(1000), BTreeMap::new());
+        Self { cpus_milli, memory_bytes, gpus, memory_per_job_max, held, remains: 0 }
     }
 
     /// All there is.
     pub(crate) fn total(&self) -> Capacity {
         self.offer(self.cpus_milli, self.memory_bytes, self.gpus.len())
+    }
+
+    /// What is offered to all runs together: thousandths of a CPU, and bytes of memory if they are counted.
+    pub(crate) const fn offered(&self) -> (u32, Option<u64>) {
+        (self.cpus_milli, self.memory_bytes)
+    }
+
+    /// What all runs hold together: thousandths of a CPU, and bytes of memory. Adopted runs may hold more than there is.
+    pub(crate) fn held(&self) -> (u64, u64) {
+        self.held.values().fold((0, 0), |(cpus, memory): (u64, u64), share| {
+            (cpus.saturating_add(share.cpus_milli.into()), memory.saturating_add(share.memory_bytes))
+        })
+    }
+
+    /// The GPUs in order, each with the run that has it.
+    pub(crate) fn gpu_holders(&self) -> Vec<(String, Option<QueueRun>)> {
+        let holder = |gpu: &String| self.held.iter().find(|(_, share)| share.gpus.contains(gpu)).map(|(run, _)| *run);
+        self.gpus.iter().map(|gpu| (gpu.clone(), holder(gpu))).collect()
     }
 
     /// What is left. Adopted runs may hold more than there is; then nothing is left.
@@ -91,7 +112,12 @@ impl Slots {
         self.gpus.iter().filter(move |gpu| !held.contains(gpu))
     }
 
-    /// Gives `run` what it needs, if that is free.
+    /// Whether something of the run holds anything: also when it is over, but its container is not gone.
+    pub(crate) fn holds(&self, run: QueueRun) -> bool {
+        self.held.contains_key(&run)
+    }
+
+    /// Gives `run` what it needs, if that is free. It must not hold anything.
     pub(crate) fn take(&mut self, run: QueueRun, needs: &Needs) -> Result<Share, DoesNotFit> {
         let free = self.free();
         let cpus_milli = needs.cpus_milli.unwrap_or(CPUS_MILLI_UNSTATED);
@@ -124,6 +150,15 @@ impl Slots {
         if !gpus.is_empty() {
             self.held.insert(run, Share { gpus, ..Share::default() });
         }
+    }
+
+    /// The same for a container that is no run's here. Gives the holder to be released when it is gone: never that of a run, which
+    /// may come again.
+    pub(crate) fn keep_remains(&mut self, of: HeldRun, gpus: Vec<String>) -> QueueRun {
+        let holder = QueueRun { queue: QueueIndex(usize::MAX - self.remains), run: of };
+        self.remains += 1;
+        self.keep_gpus(holder, gpus);
+        holder
     }
 
     /// Frees all of a run but its GPUs, which are free only when its container is gone.
@@ -181,6 +216,9 @@ mod tests {
         assert_eq!(slots.take(run(3), &needs(1)).unwrap().gpus, ["2"]);
         slots.release(run(1));
         assert_eq!(slots.take(run(4), &needs(1)).unwrap().gpus, ["0"]);
+        let holders = [("0", Some(run(4))), ("1", None), ("2", Some(run(3)))];
+        assert_eq!(slots.gpu_holders(), holders.map(|(gpu, run)| (gpu.to_owned(), run)));
+        assert_eq!((slots.offered(), slots.held()), ((9000, None), (2000, 0)));
     }
 
     #[test]
@@ -195,11 +233,17 @@ mod tests {
 
     #[test]
     fn gpus_of_a_run_that_is_over_are_counted_while_its_container_may_be_there() {
-        let mut slots = Slots::new(1, None, gpus(2), None);
-        slots.keep_gpus(run(1), vec!["1".to_owned()]);
-        slots.keep_gpus(run(2), Vec::new());
-        assert_eq!((slots.free().cpus_milli, slots.free().gpus), (1000, 1));
-        assert!(slots.release(run(1)) && !slots.release(run(2)));
+        let mut slots = Slots::new(2, None, gpus(3), None);
+        let one = slots.keep_remains(run(1).run, vec!["1".to_owned()]);
+        let none = slots.keep_remains(run(2).run, Vec::new());
+        // The same run may have left two, and may be granted once more.
+        let other = slots.keep_remains(run(1).run, vec!["2".to_owned()]);
+        assert_eq!((slots.free().cpus_milli, slots.free().gpus), (2000, 1));
+        let share = slots.take(run(1), &Needs { gpus: 1, ..Needs::default() }).unwrap();
+        assert_eq!(share.gpus, ["0"]);
+        assert!(slots.release(one) && !slots.release(none) && slots.release(other));
+        assert_eq!(slots.free().gpus, 2, "what was left is gone, and the run still has its own");
+        assert!(slots.holds(run(1)) && slots.release(run(1)));
         assert_eq!(slots.free(), slots.total());
     }
 

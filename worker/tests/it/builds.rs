@@ -12,6 +12,7 @@ use worker::Config;
 use worker::config::Builder;
 
 use crate::support::engine::IMAGE;
+use crate::support::own_engine::{How, OwnEngine};
 use crate::support::peer::{self, until};
 use crate::support::registry::{LABEL, PASSWORD, Registry, USER, clear, tag};
 use crate::support::{Line, Site, with_id};
@@ -360,4 +361,143 @@ async fn a_repository_is_built_at_the_version_that_its_address_names() {
     let run = line.grant(job(&json!({"context": format!("{address}#nothing")}), "true", 1)).await;
     assert!(fails(&mut line, run).await.to_string().contains("git says"));
     clear(&site.engine, &mark).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_at_private_addresses_are_not_fetched_where_jobs_may_not_reach_them() {
+    let Some(mut site) = Site::new().await else { return };
+    let refusing = |config: &mut Config| config.files.fetch_private = worker::config::FetchPrivate::Refuse;
+    let (_worker, mut line) = site.started_with(refusing).await;
+    // Whoever asks is seen, and answered with what could be built.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let inside = listener.local_addr().unwrap();
+    let (sender, mut asked) = tokio::sync::mpsc::channel::<()>(16);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            let _ = sender.send(()).await;
+        }
+    });
+    for context in [
+        format!("http://{inside}/x.tar.gz"),
+        format!("http://localhost:{}/x.tar.gz", inside.port()),
+        format!("http://{inside}/x.git"),
+        format!("http://2130706433:{}/x.git#main", inside.port()),
+        format!("http://me:t0ken@{inside}/x.git"),
+    ] {
+        let run = line.grant(job(&json!({ "context": context, "dockerfile": "FROM scratch" }), "true", 1)).await;
+        let logs = fails(&mut line, run).await.to_string();
+        assert!(logs.contains("private address") || logs.contains("git program"), "{context}: {logs}");
+        assert!(!logs.contains("t0ken"));
+    }
+    assert!(asked.try_recv().is_err(), "nobody came");
+    site.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_image_of_a_deleted_job_goes_unless_something_else_uses_it() {
+    let Some(mut site) = Site::new().await else { return };
+    let mark = mark();
+    let (_worker, mut line) = site.started().await;
+    let builds = [fresh(&mark, "RUN true"), fresh(&mark, "RUN true")];
+    let waits = "echo up; while [ ! -e /outputs/go ]; do sleep 0.1; done";
+    let mut runs = Vec::new();
+    for (build, n) in [(&builds[0], 1), (&builds[1], 2)] {
+        let run = line.grant(job(build, waits, n)).await;
+        line.until(|line| line.logs.text(run, false) == "up\n").await;
+        runs.push(run);
+    }
+    // One image is also that of a container that nobody here knows of.
+    let body = bollard::models::ContainerCreateBody { image: Some(name(&builds[1])), ..Default::default() };
+    let other = site.engine.docker.create_container(None, body).await.unwrap();
+    for run in runs {
+        line.stop(run, StopReason::Deleted).await;
+    }
+    let is_there = async |build: &Value| site.engine.docker.inspect_image(&name(build)).await.is_ok();
+    until("the image is gone", async || !is_there(&builds[0]).await).await;
+    site.engine.until_containers(&site.queue, 0).await;
+    assert!(is_there(&builds[1]).await, "it is in use");
+    site.engine.docker.remove_container(&other.id, None).await.unwrap();
+    // A job that only ended leaves its image to the next.
+    let run = line.grant(job(&builds[0], "true", 3)).await;
+    succeeds(&mut line, run).await;
+    site.engine.until_containers(&site.queue, 0).await;
+    assert!(is_there(&builds[0]).await);
+    clear(&site.engine, &mark).await;
+}
+
+/// A registry for builds at `registry`.
+fn kept_at(registry: &Registry) -> impl Fn(&mut Config) + use<> {
+    let place = format!("{}/builds/of/tests", registry.host);
+    move |config| config.builds.registry = Some(place.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_with_a_registry_of_its_own_builds_an_image_once() {
+    let (Some(mut site), Some(mut registry)) = (Site::new().await, Registry::start(true).await) else { return };
+    let Some(own) = OwnEngine::start(How::default()).await else { return };
+    registry.is_also_at(&own).await;
+    let mark = mark();
+    let login: worker::config::RegistryLogin = format!("{}={USER}:{PASSWORD}", registry.host).parse().unwrap();
+    let kept = kept_at(&registry);
+    let with_login = |config: &mut Config| {
+        kept(config);
+        config.images.logins = vec![login.clone()];
+    };
+    let build = fresh(&mark, "RUN cat /proc/sys/kernel/random/uuid > /id");
+    let (worker, mut line) = site.started_with(with_login).await;
+    let run = line.grant(job(&build, "cat /id", 1)).await;
+    let first = succeeds(&mut line, run).await;
+    let log = build_log(&line, run);
+    assert!(log.contains("not there yet") && log.contains("\nsent\n") && !log.contains(PASSWORD), "{log}");
+    let names = site.engine.docker.inspect_image(&name(&build)).await.unwrap().repo_tags.unwrap();
+    assert_eq!(names, [name(&build)], "its other name is only for the way");
+    worker.stop(worker::ShutdownMode::Leave).await;
+
+    // Another machine, as it were, with a data directory of its own.
+    let (here, data) = (std::mem::replace(&mut site.engine, own.client().await), tempfile::tempdir().unwrap());
+    let elsewhere = |config: &mut Config| {
+        with_login(config);
+        config.data_directory = data.path().to_owned();
+    };
+    let (worker, mut line) = site.started_with(elsewhere).await;
+    let run = line.grant(job(&build, "cat /id", 2)).await;
+    let said = succeeds(&mut line, run).await;
+    let log = build_log(&line, run);
+    assert_eq!(said, first, "it was not built again: {log}");
+    assert!(log.contains("which was built before") && !log.contains("building ") && !log.contains(PASSWORD), "{log}");
+    let again = line.grant(job(&build, "cat /id", 3)).await;
+    assert_eq!(succeeds(&mut line, again).await, first);
+    assert_eq!(build_log(&line, again), "", "what was fetched is taken for what was built");
+    worker.stop(worker::ShutdownMode::Leave).await;
+    site.assert_clean().await;
+
+    // And here, after somebody removed it.
+    site.engine = here;
+    clear(&site.engine, &mark).await;
+    let (_worker, mut line) = site.started_with(with_login).await;
+    let run = line.grant(job(&build, "cat /id", 4)).await;
+    assert_eq!(succeeds(&mut line, run).await, first);
+    clear(&site.engine, &mark).await;
+    site.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_does_not_take_images_is_a_warning_and_the_job_runs() {
+    let (Some(mut site), Some(registry)) = (Site::new().await, Registry::start(true).await) else { return };
+    let mark = mark();
+    // It asks for a login, and there is none.
+    let (worker, mut line) = site.started_with(kept_at(&registry)).await;
+    let run = line.grant(job(&fresh(&mark, "RUN true"), "echo ran", 1)).await;
+    assert_eq!(succeeds(&mut line, run).await, "ran\n");
+    let log = build_log(&line, run);
+    assert!(log.contains("warning: cannot send it") && log.contains("cannot fetch"), "{log}");
+    worker.stop(worker::ShutdownMode::Leave).await;
+    // Nobody listens there any more.
+    let gone = kept_at(&registry);
+    drop(registry);
+    let (_worker, mut line) = site.started_with(gone).await;
+    let run = line.grant(job(&fresh(&mark, "RUN true"), "echo ran", 2)).await;
+    assert_eq!(succeeds(&mut line, run).await, "ran\n");
+    clear(&site.engine, &mark).await;
+    site.assert_clean().await;
 }

@@ -175,3 +175,31 @@ async fn a_process_gets_no_more_open_files_than_it_may_have() {
     assert_eq!(line.logs.text(granted, false), "64\n64\n");
     still_works(&site, &mut line).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_restarted_worker_takes_over_is_held_to_its_limits_of_disk_and_time() {
+    let Some(mut site) = Site::new().await else { return };
+    let (worker, mut line) = site.started().await;
+    // Both wait for a sign that is given when the worker is another one.
+    let waits = "echo up; while [ ! -e /outputs/go ]; do sleep 0.1; done; while :; do head -c 1000000 /dev/zero >> /outputs/big; sleep 0.05; done";
+    let fills = line.grant(job(json!({ "command": ["sh", "-c", waits], "maxDuration": "10m" }))).await;
+    let idles = line.grant(job(json!({ "command": ["sh", "-c", "echo up; sleep 600"], "maxDuration": "10m" }))).await;
+    for granted in [fills, idles] {
+        line.until(|line| line.logs.text(granted, false) == "up\n").await;
+    }
+    assert_eq!(worker.stop(worker::ShutdownMode::Leave).await.left_running, 2);
+
+    let (worker, mut line) = site.started_with(|config| config.limits.disk_bytes = Some(32 * MIB)).await;
+    let root =
+        std::fs::read_dir(site.data.path().join("remote/j").join(fills.job.to_string())).unwrap().next().unwrap();
+    std::fs::write(root.unwrap().path().join("outputs/go"), "").unwrap();
+    let (finished, told) = line.end(fills).await;
+    assert_eq!((finished.outcome, finished.exit_code), (RunOutcome::Error, Some(137)), "{told}");
+    assert!(error(&told["result"]).contains("32 MiB of disk"), "{told}");
+    assert_eq!(worker.stop(worker::ShutdownMode::Leave).await.left_running, 1);
+
+    let (_worker, mut line) = site.started_with(|config| config.max_job_duration_ms = 1_000).await;
+    let (finished, told) = line.end(idles).await;
+    assert_eq!(finished.outcome, RunOutcome::TimedOut, "{told}");
+    still_works(&site, &mut line).await;
+}

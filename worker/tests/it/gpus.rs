@@ -212,6 +212,12 @@ async fn a_restarted_worker_knows_which_gpus_its_containers_have() {
     line.until(|line| line.logs.text(run, false) == "up\n").await;
     worker.stop(ShutdownMode::Leave).await;
 
+    // Told of fewer: one that it has is offered, and is not free.
+    let (worker, mut line) = site.started_with(|config| config.gpus = "device=5".parse().unwrap()).await;
+    assert_eq!(line.holds(), [run]);
+    soon("nothing is free", line.until(|line| line.claims.last().is_some_and(|free| free.gpus == 0))).await;
+    worker.stop(ShutdownMode::Leave).await;
+
     let (_worker, mut line) = site.started_with(three).await;
     assert_eq!(line.holds(), [run]);
     soon("one GPU is free", line.until(|line| line.claims.last().is_some_and(|free| free.gpus == 1))).await;
@@ -241,6 +247,52 @@ async fn a_job_without_gpus_is_given_none_whatever_it_says() {
     let run = line.grant(job(json!({ "command": ["sh", "-c", "echo $NVIDIA_VISIBLE_DEVICES"], "env": env }))).await;
     line.end(run).await;
     assert_eq!(line.logs.text(run, false), "void\n");
+    site.assert_clean().await;
+}
+
+/// A container as a worker of that name makes them, which runs unless it is told otherwise.
+async fn container(site: &Site, worker: &str, run: u32, gpus: &str, is_started: bool) -> String {
+    let labels = [
+        ("container.mtfm.io", "true"),
+        ("container.mtfm.io/worker", worker),
+        ("container.mtfm.io/queue", site.queue.as_str()),
+        ("container.mtfm.io/id", &"ab".repeat(32)),
+        ("container.mtfm.io/run", &run.to_string()),
+        ("container.mtfm.io/gpus", gpus),
+    ];
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(crate::support::engine::IMAGE.to_owned()),
+        cmd: Some(vec!["sleep".to_owned(), "300".to_owned()]),
+        labels: Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
+        host_config: Some(bollard::models::HostConfig { network_mode: Some("none".to_owned()), ..Default::default() }),
+        ..Default::default()
+    };
+    let made = site.engine.docker.create_container(None, body).await.unwrap().id;
+    if is_started {
+        site.engine.docker.start_container(&made, None).await.unwrap();
+    }
+    made
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_containers_of_one_run_one_is_adopted_and_the_others_gpu_is_free_when_it_is_gone() {
+    let Some(mut site) = Site::new().await else { return };
+    let me = format!("me-{}", uuid::Uuid::new_v4());
+    container(&site, &me, 1, "0", true).await;
+    container(&site, &me, 1, "1", true).await;
+    container(&site, &me, 2, "2", false).await;
+    let three = |config: &mut worker::Config| {
+        config.id = worker::config::Identity::Given(me.parse().unwrap());
+        config.gpus = GpuSpec::Count(3);
+    };
+    let (_worker, mut line) = site.started_with(three).await;
+    assert_eq!(line.holds().len(), 1);
+    let run = line.holds()[0];
+    assert_eq!(run.run, 1);
+    soon("two are free", line.until(|line| line.claims.last().is_some_and(|free| free.gpus == 2))).await;
+    site.engine.until_containers(&site.queue, 1).await;
+    line.stop(run, protocol::native::StopReason::Superseded).await;
+    soon("all are free", line.until(|line| line.claims.last().is_some_and(|free| free.gpus == 3))).await;
     site.assert_clean().await;
 }
 

@@ -177,3 +177,34 @@ async fn what_is_no_name_of_an_image_never_reaches_the_engine() {
     }
     site.assert_clean().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_one_however_it_is_spelled() {
+    let (Some(mut site), Some(registry)) = (Site::new().await, Registry::start(false).await) else { return };
+    let full = registry.publish(&site.engine, "gs/one:latest", "one").await;
+    let short = full.trim_end_matches(":latest").to_owned();
+    let ready = registry.publish(&site.engine, "gs/ready:latest", "ready").await;
+    let asked_for = ready.trim_end_matches(":latest").to_owned();
+    // Nothing is kept but what was asked for at the start, by another spelling than jobs have.
+    let (worker, mut line) = site
+        .started_with(|config| {
+            config.images.cache_bytes_max = Some(0);
+            config.images.prepull = vec![asked_for];
+        })
+        .await;
+    until("the image that was asked for is there", async || is_there(&site, &ready).await).await;
+    assert_eq!(word(&mut line, &ready, 1).await, "ready");
+    let runs = [line.grant(job(&full, 2)).await, line.grant(job(&short, 3)).await];
+    for run in runs {
+        let (finished, told) = line.end(run).await;
+        assert_eq!(finished.outcome, RunOutcome::Success, "{told}");
+        assert_eq!(line.logs.text(run, false), "one");
+    }
+    assert!(is_there(&site, &ready).await, "it is kept");
+    worker.stop(worker::ShutdownMode::Leave).await;
+    let ledger = std::fs::read(site.data.path().join("remote/images.json")).unwrap();
+    let ledger: serde_json::Map<String, Value> = serde_json::from_slice(&ledger).unwrap();
+    assert!(ledger.contains_key(&ready) && ledger.keys().all(|name| name.ends_with(":latest")), "{ledger:?}");
+    clear(&site.engine, &registry.host).await;
+    site.assert_clean().await;
+}

@@ -2,6 +2,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod grid;
+pub(crate) mod original_server;
 pub(crate) mod own_engine;
 pub(crate) mod peer;
 pub(crate) mod registry;
@@ -13,6 +14,7 @@ use protocol::id::{JobId, QueueName};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+use worker::config::FetchPrivate;
 use worker::{Config, ExitSummary, ShutdownHandle, ShutdownMode, WorkerError, shutdown_pair};
 
 pub(crate) use engine::TestEngine;
@@ -47,7 +49,11 @@ impl Site {
         config.docker_host = Some(self.engine.host.clone());
         // Without a bridge a container starts in half the time.
         config.network = Some("none".to_owned());
+        // What jobs name is on this machine.
+        config.files.fetch_private = FetchPrivate::Allow;
         config.cpus = 2;
+        // Other tests fill the disk.
+        config.min_free_disk_bytes = 0;
         config
     }
 
@@ -85,6 +91,10 @@ pub(crate) fn run_worker(config: Config) -> Running {
 }
 
 impl Running {
+    pub(crate) fn ask(&self, mode: ShutdownMode) {
+        self.shutdown.request(mode);
+    }
+
     pub(crate) async fn stop(self, mode: ShutdownMode) -> ExitSummary {
         self.shutdown.request(mode);
         self.ended().await.unwrap()

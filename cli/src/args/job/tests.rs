@@ -22,7 +22,7 @@ fn add(words: &[&str], env: &[(&str, &str)]) -> Result<AddSettings, UsageError> 
 
 fn spec(words: &[&str]) -> Spec {
     match add(words, &[]).unwrap().source {
-        Source::Flags(spec) => spec,
+        Source::Flags(spec) => *spec,
         other @ (Source::Stdin | Source::Lines(_)) => panic!("not flags: {other:?}"),
     }
 }
@@ -89,6 +89,8 @@ fn every_flag_reaches_the_definition() {
             command: Some("-x --y 'z'".into()),
             entrypoint: Some("sh -c".into()),
             workdir: Some("/w".into()),
+            build: None,
+            shm_size: None,
             files: vec![("a.txt".into(), "a.txt".into()), ("b/c.txt".into(), "/d/e.txt".into())],
             env: vec![("A".into(), "1".into()), ("B".into(), "x=y".into())],
             cpus: Some(0.5),
@@ -106,6 +108,43 @@ fn a_definition_may_come_on_standard_input_and_then_alone() {
     assert_eq!((by_variable.source, by_variable.target.queue.as_str()), (Source::Stdin, "q"));
     assert_eq!(add(&["q", "-", "--image", "a"], &[]).unwrap_err().place, "--image");
     assert!(add(&["q", "echo hello"], &[]).unwrap_err().problem.contains("-c"));
+}
+
+#[test]
+fn earlier_command_lines_words_mean_the_same() {
+    let of = |words: &[&str], env: &[(&str, &str)]| add(words, env).unwrap();
+    let theirs =
+        of(&["q", "-m", "busybox", "-c", "true", "--outputs", "out", "-w"], &[("API_SERVER_ADDRESS", "http://a:1")]);
+    assert_eq!(theirs, of(&["q", "-i", "busybox", "-c", "true", "-o", "out", "-w", "--api", "http://a:1"], &[]));
+    assert_eq!(of(&["-"], &[("CQ_QUEUE", "q"), ("CQ_API", "http://a:1")]), of(&["q", "-", "--api=http://a:1"], &[]));
+    assert_eq!(of(&["--queue", "q", "--image", "a"], &[]), of(&["q", "--image", "a"], &[]));
+    assert!(of(&["q", "-o", "out"], &[]).output_dir.is_some(), "without --wait it only has no effect");
+    let own = [("GRIDSOCKET_API", "http://b:1"), ("CQ_API", "http://a:1")];
+    assert_eq!(of(&["q"], &own).target.api, "http://b:1");
+    for (theirs, ours) in [("submit", "add"), ("ls", "list")] {
+        let name = |word: &str| format!("{:?}", parse(&[word, "q"])).split('(').next().unwrap().to_owned();
+        assert_eq!(name(theirs), name(ours));
+    }
+    for (theirs, ours) in [("wait", "await"), ("get", "result")] {
+        let name =
+            |word: &str| format!("{:?}", parse(&[word, "--queue", "q", ID])).split('(').next().unwrap().to_owned();
+        assert_eq!(name(theirs), name(ours));
+    }
+}
+
+#[test]
+fn an_image_may_be_built_from_a_repository_or_a_dockerfile() {
+    let build = |words: &[&str]| spec(words).build.unwrap();
+    let git = build(&["q", "-r", "https://github.com/o/r#main", "--target", "t", "--build-arg", "A=1"]);
+    assert_eq!(git.fields, [("context", "https://github.com/o/r#main".to_owned()), ("target", "t".to_owned())]);
+    assert_eq!(git.args, ["A=1"]);
+    assert_eq!(build(&["q", "--context", "https://h/x.tgz"]).fields[0].0, "context");
+    assert_eq!(build(&["q", "--dockerfile", "D"]).dockerfile, Some("D".into()));
+    let refused = |words: &[&str]| add(words, &[]).unwrap_err().place;
+    assert_eq!(refused(&["q", "--git", "git@github.com:o/r"]), "--git");
+    assert_eq!(refused(&["q", "--target", "t"]), "--git");
+    assert_eq!(refused(&["q", "--git", "https://h/x", "-m", "busybox"]), "--image");
+    assert_eq!(refused(&["q", "--git", "https://h/x", "--build-arg", "A"]), "--build-arg");
 }
 
 #[test]

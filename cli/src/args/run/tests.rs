@@ -17,14 +17,14 @@ fn settings(words: &[&str], env: &[(&str, &str)]) -> Result<Settings, UsageError
 
 fn remote(words: &[&str], env: &[(&str, &str)]) -> Remote {
     match settings(words, env).unwrap() {
-        Settings::Remote(remote) => remote,
+        Settings::Remote(remote) => *remote,
         Settings::Local(_) => panic!("local"),
     }
 }
 
 fn local(words: &[&str], env: &[(&str, &str)]) -> local::Settings {
     match settings(words, env).unwrap() {
-        Settings::Local(local) => local,
+        Settings::Local(local) => *local,
         Settings::Remote(_) => panic!("remote"),
     }
 }
@@ -99,6 +99,24 @@ const ENV: [(&str, &str); 26] = [
     ("METAPAGE_IO_WORKER_ON_EXIT", "kill"),
     ("METAPAGE_IO_WORKER_DEBUG", "true"),
 ];
+
+#[test]
+fn a_drain_has_a_limit_by_flag_variable_and_the_longest_job() {
+    let drain = |seconds| ShutdownMode::Drain { limit: Duration::from_secs(seconds) };
+    let on_exit = |words: &[&str], env: &[(&str, &str)]| remote(&[&["q"], words].concat(), env).on_exit;
+    let limit = [("METAPAGE_IO_WORKER_DRAIN_TIMEOUT", "7m")];
+    assert_eq!(on_exit(&["--drain", "-t", "90s"], &[]), drain(90));
+    assert_eq!(on_exit(&["--drain-timeout", "20s"], &[]), drain(20));
+    assert_eq!(on_exit(&["--drain-timeout", "20s"], &limit), drain(20));
+    assert_eq!(on_exit(&["--drain"], &limit), drain(420));
+    assert_eq!(on_exit(&["--on-exit=drain=10m"], &limit), drain(600));
+    // It is no word on whether to drain where that is said otherwise.
+    assert_eq!(on_exit(&[], &limit), ShutdownMode::Leave);
+    assert_eq!(on_exit(&["--on-exit=leave", "--drain-timeout=20s"], &[]), ShutdownMode::Leave);
+    assert_eq!(remote(&["q", "--min-free-disk=0"], &[]).worker.min_free_disk_bytes, 0);
+    assert_eq!(remote(&["q"], &[("METAPAGE_IO_WORKER_MIN_FREE_DISK", "5g")]).worker.min_free_disk_bytes, 5 << 30);
+    assert_eq!(remote(&["q"], &[]).worker.min_free_disk_bytes, 1 << 30);
+}
 
 #[test]
 fn every_variable_wins_over_its_default() {
@@ -228,7 +246,7 @@ fn local_mode_is_the_local_command() {
         (from_env.port, from_env.worker.cpus, from_env.worker.queues),
         (9001, 2, vec!["local".parse().unwrap()])
     );
-    assert_eq!(from_env.broker_data, Path::new("/h/.local/share/gridsocket/local/broker"));
+    assert_eq!(from_env.broker.data, Path::new("/h/.local/share/gridsocket/local/broker"));
     assert_eq!(local(&["-p", "9002", "-m", "local"], &env).port, 9002);
     assert_eq!(remote(&["-m", "remote", "q"], &env).worker.queues, ["q".parse().unwrap()]);
 }
@@ -246,7 +264,7 @@ fn the_gpu_flag_without_a_value_leaves_the_word_to_the_variable() {
     assert_eq!(remote(&["q", "--gpus"], &[("METAPAGE_IO_WORKER_GPUS", "all")]).worker.gpus, GpuSpec::All);
     assert_eq!(remote(&["q", "--gpus"], &[]).worker.gpus, GpuSpec::Count(0));
     // The oldest deployments' way to say it.
-    assert_eq!(remote(&["q", "--gpus=true"], &[]).worker.gpus, GpuSpec::All);
+    assert_eq!(remote(&["q", "--gpus=true"], &[]).worker.gpus, GpuSpec::Any);
 }
 
 #[test]
@@ -270,6 +288,15 @@ fn several_queues_are_words_or_stand_in_the_variable_with_commas_between() {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     assert!(refused(&many, "").problem.contains("64"));
     assert_eq!(refused(&["a", "b/c"], "").place, "queue");
+}
+
+#[test]
+fn the_oldest_deployments_name_their_queue_by_a_flag() {
+    let oldest = remote(&["--cpus=2", "--queue=public1", "--gpus=true"], &[]);
+    assert_eq!((oldest.worker.queues, oldest.worker.cpus), (vec!["public1".parse().unwrap()], 2));
+    let both = remote(&["a", "--queue", "b"], &[("METAPAGE_IO_WORKER_QUEUE", "c")]).worker.queues;
+    assert_eq!(both.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(settings(&["--queue=a/b"], &[]).unwrap_err().place, "--queue");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use tar::{Archive, Entry, PaxExtensions};
 
 use super::super::tree::{Tree, TreeError};
 use super::{ArchiveError, broken};
+use crate::brief::brief;
 
 /// The longest extension that is read: a name has 4,096 bytes at most, and other records are short.
 const EXTENSION_BYTES_MAX: u64 = 64 * 1024;
@@ -52,7 +53,7 @@ fn take(
 ) -> Result<(), ArchiveError> {
     let name = text(said.path.unwrap_or_else(|| entry.path_bytes().into_owned()))?;
     if said.size.is_some_and(|size| entry.header().entry_size().ok() != Some(size)) {
-        return Err(ArchiveError::Unsupported { why: format!("has a file of 8 GiB or more, {name:?}") });
+        return Err(ArchiveError::Unsupported { why: format!("has a file of 8 GiB or more, {:?}", brief(&name)) });
     }
     let mode = entry.header().mode().unwrap_or(FILE_MODE) & MODE_BITS;
     let target = |said: Option<Vec<u8>>, entry: &Entry<'_, _>| {
@@ -73,10 +74,13 @@ fn take(
     } else if kind.is_hard_link() {
         let target = target(said.link, entry)?;
         if !tree.hard_link(&name, &target)? {
+            let (name, target) = (brief(&name), brief(&target));
             return Err(broken(format!("{name:?} is another name of {target:?}, which is not there")));
         }
     } else if kind.is_gnu_sparse() {
-        return Err(ArchiveError::Unsupported { why: format!("has a sparse file, {name:?}: pack it without") });
+        return Err(ArchiveError::Unsupported {
+            why: format!("has a sparse file, {:?}: pack it without", brief(&name)),
+        });
     } else {
         // Devices and pipes have no place in a build.
         tree.left_out += 1;
@@ -122,6 +126,6 @@ fn commit(bytes: &[u8]) -> Option<String> {
 
 fn text(bytes: Vec<u8>) -> Result<String, ArchiveError> {
     String::from_utf8(bytes).map_err(|error| ArchiveError::Unsupported {
-        why: format!("has a name that is not UTF-8, {:?}", String::from_utf8_lossy(error.as_bytes())),
+        why: format!("has a name that is not UTF-8, {:?}", brief(&String::from_utf8_lossy(error.as_bytes()))),
     })
 }

@@ -10,6 +10,7 @@ use flate2::read::DeflateDecoder;
 
 use super::super::tree::{ENTRIES_MAX, NAME_BYTES_MAX, Tree, TreeError};
 use super::{ArchiveError, broken};
+use crate::brief::brief;
 
 const END_MAGIC: u32 = 0x0605_4b50;
 const END_BYTES: u64 = 22;
@@ -119,7 +120,7 @@ fn entry(rest: &[u8]) -> Result<(Entry, &[u8]), ArchiveError> {
     let extra = after.get(name_len..name_len + extra_len).ok_or_else(bad)?;
     let rest = after.get(name_len + extra_len + comment_len..).ok_or_else(bad)?;
     let name = String::from_utf8(name.to_vec()).map_err(|_| ArchiveError::Unsupported {
-        why: format!("has a name that is not UTF-8, {:?}", String::from_utf8_lossy(name)),
+        why: format!("has a name that is not UTF-8, {:?}", brief(&String::from_utf8_lossy(name))),
     })?;
     let mut wide = wide(extra).into_iter();
     let mut size = |at| {
@@ -149,7 +150,7 @@ fn wide(mut extra: &[u8]) -> Vec<u64> {
 }
 
 fn take(file: &File, entry: &Entry, tree: &mut Tree, given_up: &AtomicBool) -> Result<(), ArchiveError> {
-    let name = &entry.name;
+    let (name, told) = (&entry.name, brief(&entry.name));
     let mode = |default| entry.mode.map_or(default, |mode| mode & MODE_BITS);
     let kind = match entry.mode.map(|mode| mode & TYPE_BITS) {
         Some(TYPE_DIRECTORY) => TYPE_DIRECTORY,
@@ -166,12 +167,12 @@ fn take(file: &File, entry: &Entry, tree: &mut Tree, given_up: &AtomicBool) -> R
         }
     }
     if entry.is_encrypted {
-        return Err(ArchiveError::Unsupported { why: format!("has a file with a password, {name:?}") });
+        return Err(ArchiveError::Unsupported { why: format!("has a file with a password, {told:?}") });
     }
     let head = bytes(file, entry.at, LOCAL_BYTES)?;
     let (Some(LOCAL_MAGIC), Some(name_len), Some(extra_len)) = (u32_at(&head, 0), u16_at(&head, 26), u16_at(&head, 28))
     else {
-        return Err(broken(format!("{name:?} is not where its directory says")));
+        return Err(broken(format!("{told:?} is not where its directory says")));
     };
     let at = entry.at + LOCAL_BYTES + u64::from(name_len) + u64::from(extra_len);
     let packed = At { file, at, left: entry.packed };
@@ -179,12 +180,12 @@ fn take(file: &File, entry: &Entry, tree: &mut Tree, given_up: &AtomicBool) -> R
         0 => Box::new(packed),
         8 => Box::new(DeflateDecoder::new(std::io::BufReader::new(packed))),
         other => {
-            let why = format!("has a file packed by method {other}, {name:?}: pack it with deflate");
+            let why = format!("has a file packed by method {other}, {told:?}: pack it with deflate");
             return Err(ArchiveError::Unsupported { why });
         }
     };
     let mut content = Checked { content, crc: Crc::new(), left: entry.unpacked };
-    let name_broken = |why: &str| broken(format!("{name:?}: {why}"));
+    let name_broken = |why: &str| broken(format!("{told:?}: {why}"));
     if kind == TYPE_LINK {
         let mut target = String::new();
         (&mut content)

@@ -21,6 +21,7 @@ fn request(definition: Value, change: impl FnOnce(&mut Plan<'_>)) -> Result<Valu
         worker: &worker,
         queue: &queue,
         api: &api,
+        data: "/d",
         dirs: &dirs,
         share: &share,
         limits: &limits,
@@ -59,7 +60,7 @@ fn the_request_is_what_jobs_rely_on() {
                 format!("JOB_INPUTS_URL_PREFIX=https://api.example/j/{job}/inputs/"), "CUDA_VISIBLE_DEVICES=0"],
             "Labels": {"container.mtfm.io": "true", "container.mtfm.io/worker": "7d0c",
                 "container.mtfm.io/id": job, "container.mtfm.io/queue": "my-queue",
-                "container.mtfm.io/run": "2", "container.mtfm.io/gpus": "3"},
+                "container.mtfm.io/run": "2", "container.mtfm.io/data": "/d", "container.mtfm.io/gpus": "3"},
             "HostConfig": {
                 "NetworkMode": "metaframe-container-worker-network",
                 "Binds": ["/d/j/a/1/inputs:/inputs:ro,Z", "/d/j/a/1/outputs:/outputs:Z",
@@ -179,4 +180,19 @@ fn a_colon_in_a_mount_and_an_unreadable_command_are_refused() {
     assert!(matches!(request(colon, |_| {}), Err(RequestError::ColonInMount { .. })));
     let substitution = json!({"image": "i", "command": "echo ${"});
     assert!(matches!(request(substitution, |_| {}), Err(RequestError::Command { field: "command", .. })));
+}
+
+#[test]
+fn a_job_cannot_say_by_its_environment_which_gpus_it_has() {
+    let env = json!({
+        "CUDA_VISIBLE_DEVICES": "7", "CUDA_VISIBLE_DEVICES=7": "", "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_VISIBLE_DEVICES=all": "x",
+        "JOB_ID=mine": "", "OWN=a": "b",
+    });
+    let made = request(json!({ "image": "x", "env": env, "requirements": { "gpus": 1 } }), |_| {}).unwrap();
+    let made: Vec<&str> = made["Env"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    let of = |name: &str| made.iter().copied().filter(|line| line.split('=').next() == Some(name)).collect::<Vec<_>>();
+    // Of two lines for one name some programs take the first, and some the last.
+    assert_eq!(of("CUDA_VISIBLE_DEVICES"), ["CUDA_VISIBLE_DEVICES=0"]);
+    assert_eq!((of("NVIDIA_VISIBLE_DEVICES").len(), of("JOB_ID").len()), (0, 1));
+    assert_eq!(of("OWN"), ["OWN=a=b"]);
 }

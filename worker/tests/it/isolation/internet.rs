@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use bollard::models::{HostConfig, NetworkCreateRequest};
+use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -22,6 +24,11 @@ const TEST: &str = "isolation::internet::jobs_reach_the_internet_and_nothing_els
 const PART: &str = "GRIDSOCKET_TEST_PART";
 /// What the namespaces' names begin with.
 const WORLD: &str = "GRIDSOCKET_TEST_WORLD";
+
+/// The workers' bridge.
+const NETWORK: &str = "metaframe-container-worker-network";
+/// The last of what is refused.
+const PUBLIC_END: &str = "255.255.255.255/32";
 
 const PUBLIC: &str = "8.8.8.8";
 const RESOLVER: &str = "10.9.9.53";
@@ -174,8 +181,27 @@ async fn machine() {
     let own = OwnEngine::start(How { has_bridges: true, ..How::default() }).await.expect("an Engine starts here");
     site.engine = own.client().await;
 
+    // A network of the workers' name that is not as theirs, as somebody may have made it, is not taken for it.
+    let made = |name: &str| NetworkCreateRequest { name: name.to_owned(), ..Default::default() };
+    site.engine.docker.create_network(made(NETWORK)).await.unwrap();
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(crate::support::engine::IMAGE.to_owned()),
+        cmd: Some(vec!["sleep".to_owned(), "300".to_owned()]),
+        host_config: Some(HostConfig { network_mode: Some(NETWORK.to_owned()), ..Default::default() }),
+        ..Default::default()
+    };
+    let theirs = site.engine.docker.create_container(None, body).await.unwrap().id;
+    site.engine.docker.start_container(&theirs, None).await.unwrap();
+    let refused = site.start_with(|config| config.network = None).ended().await;
+    let Err(WorkerError::Network { why }) = refused else { panic!("{refused:?}") };
+    assert!(why.contains(NETWORK) && why.contains("docker network rm"), "{why}");
+    let force = RemoveContainerOptionsBuilder::default().force(true).build();
+    site.engine.docker.remove_container(&theirs, Some(force)).await.unwrap();
+
     // All of it answers where nothing is in the way: otherwise the rest would prove nothing.
     let (worker, mut line) = site.started_with(|config| config.network = None).await;
+    let options = site.engine.docker.inspect_network(NETWORK, None).await.unwrap().options.unwrap();
+    assert_eq!(options["com.docker.network.bridge.enable_icc"], "false", "nothing was on it, so it was made anew");
     let open = said(&mut line, &knock()).await;
     let expected = [PUBLIC, MACHINE, NEIGHBOUR, ""].iter().chain(&PRIVATE).map(|at| format!("{at}:80\n"));
     let expected: String = expected.collect::<String>() + "10.9.9.53:53\n10.9.9.53:80\n8.8.8.8:53\n10.9.9.9:53\n";
@@ -184,7 +210,7 @@ async fn machine() {
     drop(line);
 
     let internet = |config: &mut worker::Config| config.network = Some(INTERNET_ONLY.to_owned());
-    let (_worker, mut line) = site.started_with(internet).await;
+    let (worker, mut line) = site.started_with(internet).await;
     let reached = format!("{PUBLIC}:80\n{RESOLVER}:53\n{PUBLIC}:53\n");
     assert_eq!(said(&mut line, &knock()).await, reached);
     // Others forget the rules: they are there again before the next job.
@@ -192,6 +218,31 @@ async fn machine() {
         assert!(run(&format!("iptables -w {forgotten}")), "{forgotten}");
         assert_eq!(said(&mut line, &format!("{}; : {forgotten}", knock())).await, reached, "{forgotten}");
     }
+
+    // A container that is adopted is kept in as before, although the worker was told of another network since, and although
+    // the rules are forgotten while it runs and nothing else is started.
+    let waits = format!("echo up; while [ ! -e /outputs/go ]; do sleep 0.1; done; {}", knock());
+    let left = line.grant(crate::support::job(json!({ "command": ["sh", "-c", waits] }))).await;
+    line.until(|line| line.logs.text(left, false) == "up\n").await;
+    assert_eq!(worker.stop(worker::ShutdownMode::Leave).await.left_running, 1);
+    let mut logs = line.logs;
+    let flush = "iptables -w -F GRIDSOCKET-INTERNET";
+    assert!(run(flush));
+    let stands = async || {
+        run(&format!("iptables -w -C GRIDSOCKET-INTERNET -d {PUBLIC_END} -j REJECT --reject-with tcp-reset -p tcp"))
+    };
+    let (worker, mut line) = site.started_with(|config| config.network = None).await;
+    assert_eq!(line.holds(), [left]);
+    until("the rules stand again", stands).await;
+    assert!(run(flush));
+    until("the rules stand again, though nothing was started", stands).await;
+    let dir = std::fs::read_dir(site.data.path().join("remote/j").join(left.job.to_string())).unwrap().next().unwrap();
+    std::fs::write(dir.unwrap().path().join("outputs/go"), "").unwrap();
+    let (_, told) = line.end(left).await;
+    logs.merge(line.logs);
+    assert_eq!(logs.text(left, false), format!("up\n{reached}"), "{told}");
+    worker.stop(worker::ShutdownMode::Leave).await;
+    let (_worker, mut line) = site.started_with(internet).await;
 
     let world = World { name: std::env::var(WORLD).unwrap() };
     let mut elsewhere = world.part("elsewhere", "elsewhere", None);

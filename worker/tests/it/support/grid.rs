@@ -53,8 +53,14 @@ impl Grid {
         let mut config = Config::new(self.queues.clone(), api, self.folders[1].path().join("remote"));
         config.docker_host = Some(self.engine.host.clone());
         config.network = Some("none".to_owned());
+        config.min_free_disk_bytes = 0;
         change(&mut config);
         self.worker = Some(run_worker(config));
+    }
+
+    /// The worker's.
+    pub(crate) fn data_directory(&self) -> std::path::PathBuf {
+        self.folders[1].path().join("remote")
     }
 
     pub(crate) async fn stop_worker(&mut self, mode: ShutdownMode) -> worker::ExitSummary {
@@ -113,9 +119,15 @@ impl Grid {
     }
 
     pub(crate) async fn restart_broker(self) -> Self {
+        self.restart_broker_after(async |_, _| {}).await
+    }
+
+    /// Restarts the broker, after something was done while it was away.
+    pub(crate) async fn restart_broker_after(self, meanwhile: impl AsyncFnOnce(&TestEngine, &QueueName)) -> Self {
         let Self { engine, broker, broker_config, queues, http, worker, folders } = self;
         let address = broker.addr();
         soon("the broker stops", broker.shutdown()).await;
+        meanwhile(&engine, &queues[0]).await;
         let mut listener = TcpListener::bind(address).await;
         until("the address is free", async || {
             if listener.is_err() {

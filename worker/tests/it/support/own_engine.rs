@@ -22,6 +22,8 @@ pub(crate) struct How {
     pub(crate) path: Vec<String>,
     /// Whether it makes bridges and filters packets: only in a network of its own, where it disturbs nobody.
     pub(crate) has_bridges: bool,
+    /// Whether containers go on while it is away.
+    pub(crate) keeps_containers: bool,
 }
 
 impl OwnEngine {
@@ -55,12 +57,27 @@ impl OwnEngine {
         TestEngine::at(&self.host()).await.unwrap()
     }
 
+    /// The daemon's process, which is in its network.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// It is gone from one moment to the next and starts again, which ends what it had started.
     pub(crate) fn crash_and_return(&mut self) {
+        self.crash();
+        self.comes_back();
+    }
+
+    /// It is gone from one moment to the next.
+    pub(crate) fn crash(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
         // Its containerd goes with it, but where nobody reaps that, its number looks alive.
         let _ = std::fs::remove_file(self.folder.path().join("x/containerd/containerd.pid"));
+    }
+
+    /// It is started again.
+    pub(crate) fn comes_back(&mut self) {
         self.daemon = spawn(self.folder.path(), &self.how).unwrap();
     }
 }
@@ -78,7 +95,11 @@ impl Drop for OwnEngine {
 fn spawn(folder: &Path, how: &How) -> Option<Child> {
     let path = std::env::var("PATH").unwrap_or_default();
     let path = how.path.iter().cloned().chain([path, "/usr/sbin:/sbin".to_owned()]).collect::<Vec<_>>().join(":");
-    let mut command = Command::new("dockerd");
+    // Without a bridge of its own a daemon removes the machine's, which belongs to the machine's daemon: it gets another network.
+    let mut command = Command::new(if how.has_bridges { "dockerd" } else { "unshare" });
+    if !how.has_bridges {
+        command.args(["--net", "dockerd"]);
+    }
     command
         .arg("--data-root")
         .arg(folder.join("d"))
@@ -90,6 +111,9 @@ fn spawn(folder: &Path, how: &How) -> Option<Child> {
         .env("PATH", path)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    if how.keeps_containers {
+        command.arg("--live-restore");
+    }
     if !how.has_bridges {
         command.arg("--iptables=false");
     }

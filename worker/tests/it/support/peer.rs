@@ -243,6 +243,11 @@ impl Line {
         }
     }
 
+    /// Whether the run's end was told.
+    pub(crate) fn is_finished(&self, run: HeldRun) -> bool {
+        self.finished.contains_key(&run)
+    }
+
     /// Waits for the run's end, without a word to the worker.
     pub(crate) async fn unanswered_end(&mut self, run: HeldRun) -> (u64, FinishedRun) {
         self.until(|line| line.finished.contains_key(&run)).await;

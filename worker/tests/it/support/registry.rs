@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::TestEngine;
+use super::own_engine::OwnEngine;
 use super::peer::until;
 
 const PROGRAM: &str = "docker-registry";
@@ -29,16 +30,18 @@ const LAYER_BYTES: usize = 512 * 1024;
 
 /// A registry on this machine, which every Engine here takes without TLS.
 pub(crate) struct Registry {
-    process: Child,
+    processes: Vec<Child>,
     pub(crate) host: String,
     has_logins: bool,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 }
 
@@ -74,7 +77,25 @@ impl Registry {
         };
         let host = format!("127.0.0.1:{port}");
         until("the registry listens", async || TcpStream::connect(&host).await.is_ok()).await;
-        Some(Self { process, host, has_logins, _data: data })
+        Some(Self { processes: vec![process], host, has_logins, data })
+    }
+
+    /// It is there, at the same address, in the network of an Engine that has one of its own, too.
+    pub(crate) async fn is_also_at(&mut self, engine: &OwnEngine) {
+        let network = format!("/proc/{}/ns/net", engine.pid());
+        let inside = || {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net={network}")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        assert!(inside().args(["ip", "link", "set", "lo", "up"]).status().unwrap().success());
+        let config = self.data.path().join("config.yml");
+        self.processes.push(inside().args([PROGRAM, "serve"]).arg(config).spawn().unwrap());
+        let port: u16 = self.host.rsplit_once(':').unwrap().1.parse().unwrap();
+        let (sockets, address) =
+            (format!("/proc/{}/net/tcp", engine.pid()), format!(" 0100007F:{port:04X} 00000000:0000 "));
+        let listens = async || std::fs::read_to_string(&sockets).unwrap().contains(&address);
+        until("the registry listens there, too", listens).await;
     }
 
     fn login(&self) -> Option<DockerCredentials> {

@@ -1,26 +1,43 @@
-//! Prometheus's text format: each series with its help and its type.
+//! Prometheus's text format, as brokers and workers tell their numbers: each series with its help and its type.
 
 use std::fmt::{Display, Write as _};
 
-use crate::histogram::Times;
+/// What an answer in this format is.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What a series is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// A value that goes up and down.
     Gauge,
+    /// A count since the start.
     Counter,
+}
+
+/// What a histogram holds at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// How many took at most so many microseconds, step by step, each with those of the steps before.
+    pub steps: Vec<(u64, u64)>,
+    /// How many there were.
+    pub count: u64,
+    /// How long they took together, in microseconds.
+    pub sum_us: u64,
 }
 
 /// A text that is being written. Names and labels are ours and need no escaping.
 #[derive(Debug, Default)]
-pub(super) struct Exposition(String);
+pub struct Exposition(String);
 
 impl Exposition {
-    pub(super) fn into_text(self) -> String {
+    /// The text.
+    #[must_use]
+    pub fn into_text(self) -> String {
         self.0
     }
 
-    pub(super) fn empty_line(&mut self) {
+    /// An empty line.
+    pub fn empty_line(&mut self) {
         self.0.push('\n');
     }
 
@@ -29,12 +46,14 @@ impl Exposition {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    pub(super) fn metric(&mut self, name: &str, kind: Kind, help: &str, value: impl Display) {
+    /// A series of one value.
+    pub fn metric(&mut self, name: &str, kind: Kind, help: &str, value: impl Display) {
         self.head(name, kind_name(kind), help);
         let _ = writeln!(self.0, "{name} {value}");
     }
 
-    pub(super) fn labelled<'a>(
+    /// A series of a value for each value of a label.
+    pub fn labelled<'a>(
         &mut self,
         name: &str,
         kind: Kind,
@@ -48,7 +67,8 @@ impl Exposition {
         }
     }
 
-    pub(super) fn histogram(&mut self, name: &str, help: &str, times: &Times) {
+    /// A histogram, in seconds.
+    pub fn histogram(&mut self, name: &str, help: &str, times: &Times) {
         self.head(name, "histogram", help);
         for (max_us, count) in &times.steps {
             let _ = writeln!(self.0, "{name}_bucket{{le=\"{}\"}} {count}", Seconds(*max_us));
