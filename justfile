@@ -33,7 +33,7 @@ bench *args:
   cargo build --locked --release -p gridsocket --bin gridsocket --example bench
   ${CARGO_TARGET_DIR:-target}/release/examples/bench {{args}}
 
-# what takes longer than a test may: kill | powercut | flips | watch | storm | fair | grid | conformance | logs
+# what takes longer than a test may: kill | powercut | flips | watch | storm | fair | grid | conformance | logs | worker | flood
 soak *args:
   cargo build --locked --release -p gridsocket --bins --example soak --example powercut_writer --example powercut_checker
   "${CARGO_TARGET_DIR:-target}/release/examples/soak" {{args}}

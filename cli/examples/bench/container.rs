@@ -23,10 +23,10 @@ use crate::socket::Native;
 const RATIO: f64 = 1.0;
 
 /// How long anything here may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The bridge that workers make for their jobs when they are told no other network.
-const WORKERS_NETWORK: &str = "metaframe-container-worker-network";
+pub(crate) const WORKERS_NETWORK: &str = "metaframe-container-worker-network";
 
 /// What both ways give the container: one CPU, this much memory, no swap.
 const MEMORY: &str = "64m";
@@ -43,7 +43,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 /// Whether an engine answers and has the image.
-async fn is_usable(image: &str) -> anyhow::Result<()> {
+pub(crate) async fn is_usable(image: &str) -> anyhow::Result<()> {
     for words in [&["version", "--format", "{{.Server.Version}}"][..], &["image", "inspect", image]] {
         let mut command = Command::new("docker");
         command.args(words).stdin(Stdio::null());

@@ -21,6 +21,7 @@ mod lives;
 #[path = "../soak/open_files.rs"]
 mod open_files;
 mod original;
+mod overhead;
 mod pages;
 mod peers;
 mod process;
@@ -76,7 +77,7 @@ struct Args {
 }
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 14] = [
     "idle",
     "rest",
     "socket",
@@ -89,6 +90,7 @@ const PARTS: [&str; 13] = [
     "restart",
     "replay",
     "container",
+    "overhead",
     "peers",
 ];
 
@@ -187,6 +189,7 @@ async fn measure(args: Args) -> anyhow::Result<()> {
             "restart" => restart::measure(&mut bench).await,
             "replay" => restart::replay(&mut bench),
             "container" => container::measure(&mut bench).await,
+            "overhead" => overhead::measure(&mut bench).await,
             _ => peers::measure(&mut bench).await,
         };
         if let Err(error) = done {

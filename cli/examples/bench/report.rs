@@ -178,6 +178,7 @@ fn title(part: &str) -> &str {
         "restart" => "Starting with a long log",
         "replay" => "Replay",
         "container" => "Container jobs",
+        "overhead" => "What a worker adds to a container",
         other => other,
     }
 }

@@ -31,6 +31,7 @@ mod conformance;
 mod containers;
 mod fair;
 mod flips;
+mod flood;
 mod grid;
 mod hands;
 mod kill;
@@ -47,6 +48,7 @@ mod subscribers;
 mod tally;
 mod town;
 mod watch;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -78,6 +80,10 @@ enum Command {
     Conformance(conformance::Args),
     /// Write a million lines of log and read them in every way, while the broker's memory stays as it is
     Logs(logs::Args),
+    /// Run thousands of jobs on workers and an engine that are killed and restarted, and see that nothing is left
+    Worker(worker::Args),
+    /// Run jobs that print a gigabyte as fast as they can, and see that nobody else notices
+    Flood(flood::Args),
     /// Flip single bytes of a store, and see that each is found and handled
     Flips(flips::Args),
 }
@@ -103,6 +109,8 @@ fn main() -> ExitCode {
             Command::Grid(args) => grid::run(args).await,
             Command::Conformance(args) => conformance::run(args).await,
             Command::Logs(args) => logs::run(args).await,
+            Command::Worker(args) => worker::run(args).await,
+            Command::Flood(args) => flood::run(args).await,
             Command::Flips(args) => flips::run(&args).await,
         }
     });

@@ -58,6 +58,16 @@ impl Process {
         Ok(self.0.kill().await?)
     }
 
+    /// Its number.
+    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
+        self.0.id().context("it has ended by itself")
+    }
+
+    /// Waits until it has ended, by itself.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        Ok(self.0.wait().await?)
+    }
+
     /// How much memory it has resident, in MiB.
     pub(crate) fn resident_mib(&self) -> anyhow::Result<u64> {
         let pid = self.0.id().context("it has ended by itself")?;
@@ -68,6 +78,11 @@ impl Process {
 
     /// Asks it to end, as an init system does.
     pub(crate) async fn stop(mut self) -> anyhow::Result<ExitStatus> {
+        self.stop_in_place().await
+    }
+
+    /// The same, of one that is kept.
+    pub(crate) async fn stop_in_place(&mut self) -> anyhow::Result<ExitStatus> {
         let pid = self.0.id().context("it has ended by itself")?.to_string();
         ensure!(Command::new("kill").args(["-TERM", &pid]).status().await?.success(), "no SIGTERM could be sent");
         tokio::time::timeout(STOP_WITHIN, self.0.wait()).await.context("it did not end in time")?.map_err(Into::into)
