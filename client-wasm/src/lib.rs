@@ -1,7 +1,11 @@
-//! The protocol's job id and queue fold, for a browser: the page computes the ids and folds the records that the broker does, with
-//! the same code.
+//! The core of the page, for a browser: it computes the ids and folds the records that the broker does, with the same code.
 //!
-//! This module is the surface that JavaScript sees and holds no rules; those are in `protocol`.
+//! This file is the surface that JavaScript sees and holds no rules; those that broker and page share are in `protocol`, those of the
+//! page alone in the modules here. None of them knows a browser: their tests run natively, those of this surface in WebAssembly.
+
+pub mod logs;
+pub mod metaframe;
+pub mod pipe;
 
 use protocol::canonical;
 use protocol::id::{QueueKey, QueueName};

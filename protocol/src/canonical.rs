@@ -95,11 +95,12 @@ fn set_fields<'a>(value: &'a Value, fields: &[&str]) -> Vec<(JsString, Part<'a>)
 }
 
 fn own_env(env: &Value) -> Vec<(JsString, Part<'_>)> {
-    let is_own = |key: &JsString| {
-        let key = key.to_string_lossy();
-        !FOREIGN_ENV.contains(&key.as_ref()) && !FOREIGN_ENV_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
-    };
-    members(env).into_iter().filter(|(key, _)| is_own(key)).collect()
+    members(env).into_iter().filter(|(key, _)| !is_foreign_env(&key.to_string_lossy())).collect()
+}
+
+/// Whether a variable of that name is one that the page around a job injects.
+pub(crate) fn is_foreign_env(key: &str) -> bool {
+    FOREIGN_ENV.contains(&key) || FOREIGN_ENV_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
 }
 
 fn refs(files: &Value) -> Vec<(JsString, Part<'_>)> {

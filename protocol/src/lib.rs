@@ -3,8 +3,8 @@
 //! No IO, no clock, no async runtime: everything here builds for `wasm32-unknown-unknown`, so that the page folds the same
 //! records with the same code as the broker and as `audit`.
 //!
-//! Ground floor first: [`id`] and [`json`]; [`canonical`] (job ids), [`mod@array`], [`definition`], [`shell`], [`duration`], [`size`], [`reach`]; then
-//! [`event`], [`record`] and [`queue`] (the stored facts and their fold); on top [`explain`], [`native`] and [`codec`] (what crosses
+//! Ground floor first: [`id`] and [`json`]; [`canonical`] (job ids), [`mod@array`], [`definition`], [`shell`], [`duration`], [`size`], [`reach`],
+//! [`link`] (links to jobs); then [`event`], [`record`] and [`queue`] (the stored facts and their fold); on top [`explain`], [`native`] and [`codec`] (what crosses
 //! a socket), and [`exposition`] (numbers for whoever watches).
 
 pub mod array;
@@ -17,6 +17,7 @@ pub mod explain;
 pub mod exposition;
 pub mod id;
 pub mod json;
+pub mod link;
 pub mod native;
 pub mod original;
 pub mod queue;

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use protocol::link::OWN_PARAMS;
 
-use super::page::HASH_PARAMS;
 use super::params::Params;
 use super::reply;
 use super::routes::ROUTES;
@@ -150,7 +150,7 @@ Page -> POST /q/<queue> -> the queue -> a worker's websocket -> container -> log
 fn write_for_models() -> String {
     let mut text = String::from(FOR_MODELS);
     text.push_str("Parameters after `#?`: ");
-    text.push_str(&HASH_PARAMS.join(", "));
+    text.push_str(&OWN_PARAMS.join(", "));
     text.push_str(
         "\n\n## REST\n\nThe whole of it is in /openapi.json; an error is {\"error\": text, \"code\": word}.\n\n",
     );

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use protocol::link::OWN_PARAMS;
 use serde_json::json;
 
 use super::app::AppState;
@@ -55,24 +56,6 @@ fn at_the_top(page: &str) -> String {
     page.replacen("<head>", "<head><base href=\"/\">", 1)
 }
 
-/// The hash parameters that the page understands; whoever embeds it keeps these.
-pub(super) const HASH_PARAMS: [&str; 14] = [
-    "allowsetjob",
-    "autostart",
-    "config",
-    "control",
-    "debug",
-    "definition",
-    "ignoreQueueOverride",
-    "inputs",
-    "job",
-    "maxJobDuration",
-    "queue",
-    "queueOverride",
-    "resolverefs",
-    "terminal",
-];
-
 /// `GET /metaframe.json` and `GET /j/:job/metaframe.json`: what the page is to a page that embeds it.
 pub(super) async fn metaframe() -> Response {
     let title = "Run a docker container";
@@ -82,7 +65,7 @@ pub(super) async fn metaframe() -> Response {
         "allow": "clipboard-write",
         "inputs": {},
         "outputs": {},
-        "hashParams": HASH_PARAMS,
+        "hashParams": OWN_PARAMS,
     });
     reply::json(StatusCode::OK, &about)
 }
