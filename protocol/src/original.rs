@@ -4,6 +4,7 @@
 //! sent; [`to_server`] and [`from_server`] are a worker's ends of the same. [`job`] is a job as they know it, [`preferred`] is their rule for two workers with one job, [`fitness`] says what
 //! their workers survive. There is no error and no acknowledgement in it: a peer that is not understood hears nothing.
 
+mod envelope;
 pub mod fitness;
 pub mod from_peer;
 pub mod from_server;

@@ -104,30 +104,10 @@ impl<'a> Grid<'a> {
         image: &'a str,
     ) -> anyhow::Result<Self> {
         let queue = format!("container-{network}");
-        let log = std::fs::File::create(folder.join("worker.log"))?;
-        let worker = Command::new(binary)
-            .args(["run", &queue, "--api-address", &format!("http://127.0.0.1:{}", broker.port)])
-            .args(["--network", network, "--cpus", "1", "--kill-on-exit", "--data-directory"])
-            .arg(folder.join("worker"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()?;
         for name in ["inputs", "outputs"] {
             std::fs::create_dir_all(folder.join(name))?;
         }
-        let mut client = Native::client(broker.port, &queue, true).await?;
-        let there = async {
-            loop {
-                if let FromBroker::Presence { workers, .. } = client.next().await?.0
-                    && !workers.is_empty()
-                {
-                    return anyhow::Ok(());
-                }
-            }
-        };
-        timeout(PATIENCE, there).await.context("the worker does not connect; see worker.log")??;
+        let (worker, client) = start_worker(binary, broker, folder, &queue, network, 1).await?;
         Ok(Self { worker, client, folder, network, image })
     }
 
@@ -208,14 +188,51 @@ impl<'a> Grid<'a> {
         Ok(took)
     }
 
-    /// Lets the worker take its leave, so that no container of it stays.
     async fn stop(&mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self.worker.id() {
-            Command::new("kill").arg(pid.to_string()).status().await?;
-            if timeout(PATIENCE, self.worker.wait()).await.is_err() {
-                self.worker.kill().await?;
+        stop_worker(&mut self.worker).await
+    }
+}
+
+/// Starts a worker of the broker, and a client that watches the queue and has seen the worker come.
+pub(crate) async fn start_worker(
+    binary: &Path,
+    broker: &Served,
+    folder: &Path,
+    queue: &str,
+    network: &str,
+    cpus: usize,
+) -> anyhow::Result<(Child, Native)> {
+    let log = std::fs::File::create(folder.join("worker.log"))?;
+    let worker = Command::new(binary)
+        .args(["run", queue, "--api-address", &format!("http://127.0.0.1:{}", broker.port)])
+        .args(["--network", network, "--cpus", &cpus.to_string(), "--kill-on-exit", "--data-directory"])
+        .arg(folder.join("worker"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut client = Native::client(broker.port, queue, true).await?;
+    let there = async {
+        loop {
+            if let FromBroker::Presence { workers, .. } = client.next().await?.0
+                && !workers.is_empty()
+            {
+                return anyhow::Ok(());
             }
         }
-        Ok(())
+    };
+    timeout(PATIENCE, there).await.context("the worker does not connect; see worker.log")??;
+    Ok((worker, client))
+}
+
+/// Lets a worker take its leave, so that no container of it stays.
+pub(crate) async fn stop_worker(worker: &mut Child) -> anyhow::Result<()> {
+    if let Some(pid) = worker.id() {
+        Command::new("kill").arg(pid.to_string()).status().await?;
+        if timeout(PATIENCE, worker.wait()).await.is_err() {
+            worker.kill().await?;
+        }
     }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::envelope::Envelope;
 use crate::event::RunOutcome;
 use crate::id::{JobId, UnixMillis, WorkerId};
 use crate::native::{LogLine, LogStep};
@@ -143,14 +144,6 @@ pub enum ReadError {
 
 fn unknown(what: &'static str, name: &str) -> ReadError {
     ReadError::Unknown { what, name: name.chars().take(40).collect() }
-}
-
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    payload: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::envelope::Envelope;
 use super::from_peer::{ReadError, whole};
 use super::to_peer::PONG;
 use crate::id::{JobId, UnixMillis};
@@ -69,14 +70,6 @@ pub enum Stand {
     },
     /// It ended, with a result.
     Finished,
-}
-
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    payload: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::envelope::{self, message};
 use super::job::{Cpus, JobEntry};
 use crate::id::{JobId, Namespace, UnixMillis, WorkerId};
 use crate::native::{LogLine, LogStep, WorkerView};
@@ -19,17 +20,6 @@ pub const STATUS_REQUEST: &str = r#"{"type":"StatusRequest"}"#;
 
 /// Tells nothing, and so that the broker is there: workers reconnect when they hear of no jobs for 20 s.
 pub const HEARTBEAT: &str = r#"{"type":"JobStateUpdates","payload":{"state":{"jobs":{}},"isSubset":true}}"#;
-
-#[derive(Serialize)]
-struct Message<P> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    payload: P,
-}
-
-fn message(kind: &'static str, payload: impl Serialize) -> String {
-    serde_json::to_string(&Message { kind, payload }).expect("messages are plain data")
-}
 
 #[derive(Serialize)]
 struct States<J> {
@@ -177,14 +167,7 @@ pub fn workers(workers: &[WorkerEntry<'_>]) -> String {
 /// Lines of a running job.
 #[must_use]
 pub fn job_logs(job: JobId, step: LogStep, logs: &[LogLine]) -> String {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Logs<'a> {
-        job_id: JobId,
-        step: LogStep,
-        logs: &'a [LogLine],
-    }
-    message("JobStatusPayload", Logs { job_id: job, step, logs })
+    envelope::logs("JobStatusPayload", job, step, logs)
 }
 
 /// Tells workers to wipe what they have of a deleted job.

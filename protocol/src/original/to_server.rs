@@ -2,20 +2,10 @@
 
 use serde::Serialize;
 
+use super::envelope::{self, message};
 use crate::id::{JobId, UnixMillis, WorkerId};
 use crate::native::{LogLine, LogStep, WorkerHello};
 use crate::raw::RawJson;
-
-#[derive(Serialize)]
-struct Message<P> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    payload: P,
-}
-
-fn message(kind: &'static str, payload: impl Serialize) -> String {
-    serde_json::to_string(&Message { kind, payload }).expect("messages are plain data")
-}
 
 /// Says who the worker is.
 #[must_use]
@@ -94,14 +84,7 @@ pub fn worker_lost(job: JobId, worker: &WorkerId, now: UnixMillis) -> String {
 /// Lines of a run.
 #[must_use]
 pub fn logs(job: JobId, step: LogStep, logs: &[LogLine]) -> String {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Logs<'a> {
-        job_id: JobId,
-        step: LogStep,
-        logs: &'a [LogLine],
-    }
-    message("JobStatusLogs", Logs { job_id: job, step, logs })
+    envelope::logs("JobStatusLogs", job, step, logs)
 }
 
 /// Asks for definitions.

@@ -1,5 +1,7 @@
 //! What the worker hears and the server is sent, sentence by sentence.
 
+mod bench;
+
 use protocol::definition::Definition;
 use protocol::event::RunOutcome;
 use protocol::id::{JobId, UnixMillis};
@@ -9,9 +11,10 @@ use protocol::native::{
 use protocol::raw::RawJson;
 use serde_json::{Value, json};
 
+use self::bench::Bench;
+use super::FIRST_RUN;
 use super::hearing::UNANSWERED_FRAMES;
 use super::mine::GRACE_MS;
-use super::{Desk, FIRST_RUN, Now};
 
 const ME: &str = "m";
 /// Goes before.
@@ -37,116 +40,6 @@ pub(super) fn cpus_free(cpus: u32) -> Capacity {
 pub(super) fn job(number: usize) -> (JobId, String) {
     let text = format!(r#"{{"image":"i","command":"echo {number}"}}"#);
     (Definition::parse(text.as_bytes()).unwrap().job_id(), text)
-}
-
-/// A desk with a connection, and what it said.
-struct Bench {
-    desk: Desk,
-    now: Now,
-    frames: Vec<Value>,
-    words: Vec<FromBroker>,
-    grants: u64,
-}
-
-impl Bench {
-    fn new(cpus: u32) -> Self {
-        Self::of(hello(ME, cpus), &[])
-    }
-
-    fn of(me: WorkerHello, holds: &[HeldRun]) -> Self {
-        let now = Now { ms: 1_000, at: UnixMillis(1_700_000_000_000) };
-        let total = me.total;
-        let mut bench = Self { desk: Desk::new(me), now, frames: Vec::new(), words: Vec::new(), grants: 0 };
-        bench.desk.open(now, holds);
-        bench.look();
-        bench.free(total);
-        bench
-    }
-
-    fn look(&mut self) {
-        while let Some(frame) = self.desk.next_frame(self.now) {
-            self.frames.push(serde_json::from_str(&frame).unwrap());
-        }
-        while let Some(word) = self.desk.next_word() {
-            self.grants += u64::from(matches!(word, FromBroker::Granted { .. }));
-            self.words.push(word);
-        }
-    }
-
-    fn free(&mut self, free: Capacity) {
-        self.order(ToBroker::Claim { free, grants_seen: self.grants, req: None });
-    }
-
-    fn order(&mut self, order: ToBroker) {
-        self.desk.on_order(self.now, order);
-        self.look();
-    }
-
-    fn hear(&mut self, frame: &str) {
-        self.desk.on_frame(self.now, frame).unwrap();
-        self.look();
-    }
-
-    /// The server shows all its jobs.
-    fn show(&mut self, jobs: Value) {
-        self.hear(&json!({"type": "JobStates", "payload": {"state": {"jobs": jobs}, "isSubset": false}}).to_string());
-    }
-
-    fn update(&mut self, jobs: Value) {
-        let update = json!({"type": "JobStateUpdates", "payload": {"state": {"jobs": jobs}, "isSubset": true}});
-        self.hear(&update.to_string());
-    }
-
-    fn define(&mut self, (job, text): (JobId, String)) {
-        self.hear(&format!(r#"{{"type":"BroadcastJobDefinitions","payload":{{"definitions":{{"{job}":{text}}}}}}}"#));
-    }
-
-    fn pass(&mut self, ms: u64, holds: &[HeldRun]) {
-        self.now = Now { ms: self.now.ms + ms, at: self.now.at.plus(ms) };
-        self.desk.tick(self.now, holds);
-        self.look();
-    }
-
-    fn reconnect(&mut self, holds: &[HeldRun]) {
-        self.frames.clear();
-        self.words.clear();
-        self.grants = 0;
-        self.desk.open(self.now, holds);
-        self.look();
-        let total = self.desk.me.total;
-        self.free(total);
-    }
-
-    /// The job runs here; its grant is taken out of what was said.
-    fn started(&mut self, (id, text): (JobId, String)) -> HeldRun {
-        self.show(json!({id.to_string(): queued(1)}));
-        self.define((id, text));
-        self.update(json!({id.to_string(): running(ME)}));
-        let Some(FromBroker::Granted { run, .. }) = self.words.pop() else { panic!("{:?}", self.words) };
-        (self.frames, self.words) = (Vec::new(), Vec::new());
-        run
-    }
-
-    /// The frames of that kind, and for changes of that state.
-    fn sent(&self, kind: &str) -> Vec<&Value> {
-        let is = |frame: &&Value| frame["type"] == kind || frame["payload"]["state"] == kind;
-        self.frames.iter().filter(is).map(|frame| &frame["payload"]).collect()
-    }
-
-    fn stops(&self) -> Vec<(HeldRun, StopReason)> {
-        let stop = |word: &FromBroker| if let FromBroker::Stop { run, why } = word { Some((*run, *why)) } else { None };
-        self.words.iter().filter_map(stop).collect()
-    }
-
-    fn settled(&self) -> Vec<RequestId> {
-        let ok = |word: &FromBroker| if let FromBroker::Ok { req, .. } = word { Some(*req) } else { None };
-        self.words.iter().filter_map(ok).collect()
-    }
-
-    fn granted(&self) -> Vec<JobId> {
-        let granted = |word: &FromBroker| if let FromBroker::Granted { run, .. } = word { Some(run.job) } else { None };
-        self.words.iter().filter_map(granted).collect()
-    }
 }
 
 fn queued(at: u64) -> Value {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use protocol::event::{Event, RunOutcome};
@@ -10,12 +9,12 @@ use protocol::id::JobId;
 use protocol::native::{Callbacks, FromBroker, RequestId, Submission, ToBroker};
 use protocol::raw::RawJson;
 use protocol::record::Record;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::timeout;
 
 use super::Took;
 use super::engine::now_ns;
-use crate::container::{PATIENCE, WORKERS_NETWORK};
+use crate::container::{PATIENCE, WORKERS_NETWORK, start_worker, stop_worker};
 use crate::process::Served;
 use crate::socket::Native;
 
@@ -44,27 +43,7 @@ impl Grid {
         image: &str,
         cpus: usize,
     ) -> anyhow::Result<Self> {
-        let log = std::fs::File::create(folder.join("worker.log"))?;
-        let worker = Command::new(binary)
-            .args(["run", QUEUE, "--api-address", &format!("http://127.0.0.1:{}", broker.port)])
-            .args(["--network", WORKERS_NETWORK, "--cpus", &cpus.to_string(), "--kill-on-exit", "--data-directory"])
-            .arg(folder.join("worker"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut client = Native::client(broker.port, QUEUE, true).await?;
-        let there = async {
-            loop {
-                if let FromBroker::Presence { workers, .. } = client.next().await?.0
-                    && !workers.is_empty()
-                {
-                    return anyhow::Ok(());
-                }
-            }
-        };
-        timeout(PATIENCE, there).await.context("the worker does not connect; see worker.log")??;
+        let (worker, client) = start_worker(binary, broker, folder, QUEUE, WORKERS_NETWORK, cpus).await?;
         Ok(Self { worker, client, image: image.to_owned() })
     }
 
@@ -133,14 +112,7 @@ impl Grid {
         Ok(ids.into_iter().map(seen).collect())
     }
 
-    /// Lets the worker take its leave, so that no container of it stays.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self.worker.id() {
-            Command::new("kill").arg(pid.to_string()).status().await?;
-            if timeout(PATIENCE, self.worker.wait()).await.is_err() {
-                self.worker.kill().await?;
-            }
-        }
-        Ok(())
+        stop_worker(&mut self.worker).await
     }
 }
